@@ -1,0 +1,104 @@
+"""Prepared slices: what a reconstructor is given to insert."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from centralslice.conventions import ComplexArray, FloatArray, IntArray
+
+
+@dataclass(frozen=True, slots=True)
+class Views:
+    """Where each slice goes; at least one view a slice (symmetry, helical and fill-angle copies are more).
+
+    Attributes
+    ----------
+    slice_number
+        (v,) int64, which slice of the batch.
+    matrices
+        (v, 3, 3) float64. The slice sample (kx, ky) sits at ``k = Mᵀ (kx, ky, 0)``, in units of one
+        cycle per box of the unpadded map; scale, magnification and pixel size are in the matrix.
+    shifts
+        (v, 2) float64, extra shift in slice pixels, applied as ``exp(-2πi k·t/n)``: the translation
+        of a helical copy. Zero for point groups.
+    factors
+        (v,) float64, multiplies value and weight (fill-angle copies).
+    """
+
+    slice_number: IntArray
+    matrices: FloatArray
+    shifts: FloatArray
+    factors: FloatArray
+
+    def __len__(self) -> int:
+        return len(self.slice_number)
+
+
+@dataclass(frozen=True, slots=True)
+class SliceBatch:
+    """Slices of one half set, shifted, CTF-multiplied and weighted.
+
+    Attributes
+    ----------
+    samples
+        (b, ny, nx // 2 + 1, 4), float32 or float64: real part, imaginary part, weight ``Σ CTF²``, 0.
+        Value and weight are both zero for samples that must not be inserted: beyond ``max_radius``
+        and the Friedel mates ``ky < 0`` of column ``kx = 0``, so that each measured frequency
+        counts once. Values carry the weight already: the mean is value / weight.
+    size
+        Slice size n in pixels (ny = nx = n), even or odd.
+    max_radius
+        Largest ``|(kx, ky)|`` with a non-zero weight, in slice index units.
+    views
+        Where the slices go.
+    """
+
+    samples: FloatArray
+    size: int
+    max_radius: float
+    views: Views
+
+    @property
+    def values(self) -> ComplexArray:
+        """(b, ny, nx // 2 + 1) complex view of the samples."""
+        kind = np.complex64 if self.samples.dtype == np.float32 else np.complex128
+        return self.samples.view(kind)[..., 0]
+
+    @property
+    def weights(self) -> FloatArray:
+        """(b, ny, nx // 2 + 1) view of the weights."""
+        return self.samples[..., 2]
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+
+class Sums:
+    """What a reconstruction accumulates: named arrays whose sum over any split is the sum of the whole.
+
+    Parameters
+    ----------
+    arrays
+        Name to array; the framework makes them as zeros from the reconstructor's plan.
+    """
+
+    __slots__ = ("arrays",)
+
+    def __init__(self, arrays: Mapping[str, FloatArray]) -> None:
+        self.arrays = dict(arrays)
+
+    def __getitem__(self, name: str) -> FloatArray:
+        return self.arrays[name]
+
+    def add(self, other: Sums) -> None:
+        """Add another part of the same reconstruction, in place."""
+        for name, array in self.arrays.items():
+            array += other.arrays[name]
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of all arrays in bytes."""
+        return sum(array.nbytes for array in self.arrays.values())
