@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import numpy as np
 
@@ -18,6 +18,17 @@ class Symmetry(ABC):
 
     plugin_name: ClassVar[str]
     is_group: ClassVar[bool] = True
+
+    @classmethod
+    @abstractmethod
+    def from_name(cls, name: str) -> Self:
+        """The symmetry of this name (``c7``, ``I1``, ``h21:1:22.03:1.408``), case-insensitive.
+
+        Raises
+        ------
+        ParameterError
+            If the name is not one of this family's, or its order is out of range.
+        """
 
     @abstractmethod
     def rotations(self) -> FloatArray:
