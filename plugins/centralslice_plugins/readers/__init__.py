@@ -1,0 +1,30 @@
+"""The readers that come with centralslice: light descriptions only, nothing heavy is imported here."""
+
+from __future__ import annotations
+
+from centralslice.plugin.hookspecs import PluginDescription, hookimpl
+
+_HOME = "centralslice_plugins.readers"
+
+READERS = (
+    PluginDescription("star", "RELION particle metadata (STAR, RELION 3.0 to 5)", f"{_HOME}.star:StarReader"),
+    PluginDescription("cryosparc", "cryoSPARC particle metadata (.cs)", f"{_HOME}.cryosparc:CryosparcReader"),
+    PluginDescription(
+        "tlt",
+        "image stack and plain file of tilt angles (IMOD .tlt)",
+        f"{_HOME}.tilt_series_stack:TiltSeriesStackReader",
+    ),
+    PluginDescription("mrc", "MRC images, stacks and maps", f"{_HOME}.mrc:MrcReader"),
+    PluginDescription(
+        "eman2_hdf",
+        "EMAN2 HDF5 stacks and maps with their headers",
+        f"{_HOME}.eman2_hdf:Eman2HdfReader",
+    ),
+    PluginDescription("lst", "EMAN2 list files (.lst)", f"{_HOME}.lst:LstReader"),
+)
+
+
+@hookimpl
+def centralslice_readers() -> tuple[PluginDescription, ...]:
+    """The readers of this package."""
+    return READERS
