@@ -53,7 +53,7 @@ def locate_images(
     Raises
     ------
     FileMissingError
-        If a file is nowhere; the message lists what was tried.
+        If a file is nowhere; the message lists where it was looked for.
     FormatError
         If two names are found as one file only because their folders were left out.
     """
@@ -86,11 +86,12 @@ def _locate(
         for path, kind in _candidates(variant, metadata, image_dir):
             if os.path.isfile(path):
                 return path, ("shortened" if variant != name and kind == "exact" else kind)
-            if path not in tried:
-                tried.append(path)
-    shown = ", ".join(map(str, tried[:6])) + (f" and {len(tried) - 6} more" if len(tried) > 6 else "")
+            folder = Path(os.path.abspath(path)).parent
+            if folder not in tried:
+                tried.append(folder)
+    shown = ", ".join(map(str, tried[:4])) + (f" and {len(tried) - 4} more" if len(tried) > 4 else "")
     raise FileMissingError(
-        f"{metadata}: image file '{name}' not found (tried {shown}); give its folder with --image_dir"
+        f"{metadata}: image file '{name}' not found (looked in {shown}); give its folder with --image_dir"
     )
 
 

@@ -138,8 +138,10 @@ class StarFile:
         return tuple(table for table in self.tables if label in table)
 
     def block_names(self) -> str:
-        """The names of all blocks, for messages."""
-        return ", ".join(dict.fromkeys(f"data_{table.block}" for table in self.tables)) or "none"
+        """The names of the first blocks, for messages."""
+        names = list(dict.fromkeys(f"data_{table.block}" for table in self.tables))
+        more = f" and {len(names) - 6} more" if len(names) > 6 else ""
+        return ", ".join(names[:6]) + more
 
 
 def is_star(path: Path) -> bool:
