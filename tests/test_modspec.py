@@ -10,7 +10,7 @@ from centralslice.errors import ParameterError
 from centralslice.plugin.modspec import parse_modspec
 
 NAMES = st.from_regex(r"[A-Za-z_][A-Za-z0-9_.]{0,12}", fullmatch=True)
-VALUES = st.text(st.characters(blacklist_characters='":', blacklist_categories=("Cs", "Cc")), max_size=12)
+VALUES = st.text(st.characters(blacklist_characters='":', blacklist_categories=["Cs", "Cc"]), max_size=12)
 
 
 @given(name=NAMES, parameters=st.dictionaries(NAMES, VALUES, max_size=4))
@@ -19,7 +19,7 @@ def test_what_was_joined_is_split_again(name: str, parameters: dict[str, str]) -
     assert parse_modspec(text) == (name, parameters)
 
 
-@given(value=st.text(st.characters(blacklist_characters='"', blacklist_categories=("Cs",)), max_size=20))
+@given(value=st.text(st.characters(blacklist_characters='"', blacklist_categories=["Cs"]), max_size=20))
 def test_double_quotes_protect_colons_and_equals_signs(value: str) -> None:
     assert parse_modspec(f'mask.file:path="{value}":keep=1') == ("mask.file", {"path": value, "keep": "1"})
 

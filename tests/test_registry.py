@@ -6,6 +6,7 @@ import re
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -294,7 +295,7 @@ def test_an_observer_that_raises_is_reported_and_stops_no_other(stranger: Strang
     (failed,) = registry.notify("centralslice_map_written", label="merged", path=Path("m.mrc"))
     assert failed.error == "ValueError: no room"
     assert failed.name == "angry (angry-recon 1.0): centralslice_map_written"
-    plugins = dict(registry.manager.list_name_plugin())
+    plugins: dict[str, Any] = dict(registry.manager.list_name_plugin())
     assert plugins["calm (calm-recon 1.0)"].seen == [("merged", Path("m.mrc"))]
     assert plugins["angry (angry-recon 1.0)"].seen == [("merged", Path("m.mrc"))]
     with pytest.raises(ValueError, match="no room"):
