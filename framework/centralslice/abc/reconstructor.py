@@ -46,6 +46,8 @@ class MapGeometry:
         Fourier volume size the user asked for (``--padvol``), or None for the reconstructor's choice.
     precision
         float32 or float64: dtype of samples and sums.
+    max_radius
+        Largest frequency wanted, in cycles per ``image_size`` box (``--maxres``), or None for Nyquist.
     """
 
     image_size: int
@@ -53,6 +55,7 @@ class MapGeometry:
     voxel_size_angst: float
     padded_size: int | None = None
     precision: np.dtype[Any] = field(default_factory=lambda: np.dtype(np.float32))
+    max_radius: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

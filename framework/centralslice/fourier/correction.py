@@ -1,0 +1,407 @@
+"""From sums on a Fourier grid to the map: fold, divide, inverse transform, undo the window, refine.
+
+The estimate value / weight would be exact if the samples lay evenly under the window. They do not; what is left
+is corrected by one (or more) steps towards the solution of the weighted normal equations ``T f = b``, with
+``b`` = the data put back into the box and ``T`` the convolution with the sampling density, which is the weight
+with the window taken out. Both need nothing but the sums.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import scipy.fft
+import scipy.ndimage
+from numba import njit
+
+from centralslice.abc.reconstructor import ParallelMap
+from centralslice.conventions import ComplexArray, FloatArray
+from centralslice.fourier.grid import FourierGrid
+from centralslice.fourier.kernels import Window
+from centralslice.fourier.transforms import PaddedTransform
+
+#: The sampling density is trusted to this distance (in boxes N) and tapered to zero at half the grid: beyond,
+#: the copies that gridding makes are as large as the density itself.
+TRUSTED_DISTANCE = 0.65
+
+
+@dataclass(frozen=True, slots=True)
+class Division:
+    """How numerator and weight become an estimate of the map's transform.
+
+    Attributes
+    ----------
+    floor
+        The weight is at least this fraction of its mean in its shell.
+    refinements
+        Steps towards the least-squares solution after the division.
+    wiener_snr
+        Constant of ``W / (W + 1/SNR)`` with W = Σ CTF² per voxel of the unpadded box, or None.
+    operators
+        (n, 3, 3) signed permutations over which the sums are averaged, identity first; None for none.
+    """
+
+    floor: float
+    refinements: int
+    wiener_snr: float | None = None
+    operators: FloatArray | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GridSums:
+    """Everything the finish reads.
+
+    Attributes
+    ----------
+    voxels
+        The sums, laid out by ``grid``.
+    grid, window
+        As used for insertion.
+    seed
+        Transform of the seed times the window's profile, (G, G, G // 2 + 1) in FFT order, or None.
+    seed_weight
+        Its Σ CTF² weight, a real array of the same shape, or of shape (1, 1, 1) if constant.
+    """
+
+    voxels: FloatArray
+    grid: FourierGrid
+    window: Window
+    seed: ComplexArray | None = None
+    seed_weight: FloatArray | None = None
+
+
+def finish_map(sums: GridSums, division: Division, parallel: ParallelMap) -> FloatArray:
+    """The map of box N: (N, N, N), centre at N // 2, in the images' density units; dtype of the sums."""
+    grid = sums.grid
+    transform = padded_transform(grid, sums.voxels.dtype, parallel)
+    divide = _Divider(sums, division, weight_floors(sums, division, parallel))
+    profile = sums.window.transform(np.arange(grid.box) - grid.box // 2, grid.size)
+    estimate = _undo_window(transform.to_map(divide.quotient), profile)
+    if division.refinements == 0:
+        return estimate
+    data = _undo_window(transform.to_map(divide.numerator), profile)
+    density = sampling_density(sums, division, parallel)
+    for _ in range(division.refinements):
+        residual = data - transform.filter_map(estimate, lambda slab, row: divide.times_density(slab, row, density))
+        estimate += transform.filter_map(residual, divide.over_weight)
+    return estimate
+
+
+def padded_transform(grid: FourierGrid, kind: np.dtype[Any], parallel: ParallelMap) -> PaddedTransform:
+    """The transforms between the box and this grid."""
+    return PaddedTransform(grid.box, grid.size, int(limit_of(grid)), kind, parallel)
+
+
+def limit_of(grid: FourierGrid) -> float:
+    """Largest |k| in grid voxels that is used; the ambiguous Nyquist frequency of the grid is not."""
+    return min(float(grid.radius), grid.size / 2 - 0.5)
+
+
+def finish_bytes(grid: FourierGrid, itemsize: int, refinements: int) -> int:
+    """Memory of :func:`finish_map` beside the sums: half-cropped array, sampling density, maps."""
+    half = grid.size // 2 + 1
+    working = 2 * itemsize * grid.box * grid.size * half
+    density = 2 * itemsize * grid.size**2 * half if refinements else 0
+    return working + density + (4 if refinements else 1) * itemsize * grid.box**3
+
+
+def weight_floors(sums: GridSums, division: Division, parallel: ParallelMap) -> FloatArray:
+    """Smallest weight to divide by in each shell ⌊|k|⌋: ``floor`` times the mean over the shell, float64."""
+    grid, voxels = sums.grid, sums.voxels
+    planes = parallel(
+        lambda plane: _plane_shell_sums(voxels, plane, grid.middle, grid.margin, grid.radius + 2),
+        range(voxels.shape[0]),
+    )
+    total = np.sum(planes, axis=0)
+    means: FloatArray = division.floor * total[0] / np.maximum(total[1], 1)
+    return means
+
+
+def sampling_density(sums: GridSums, division: Division, parallel: ParallelMap) -> FloatArray:
+    """The weight with the window taken out: (G, G, G // 2 + 1), z and y in FFT order, dtype of the sums.
+
+    In real space the window multiplies the density's transform by its profile, which is divided out up to
+    TRUSTED_DISTANCE. The taper is radial: the density's transform has copies of its peak on the sphere
+    |x| = N, because every slice is a regular grid of samples.
+    """
+    grid, kind = sums.grid, sums.voxels.dtype
+    size, half = grid.size, grid.size // 2 + 1
+    operators = _permutations(division.operators)
+    density = np.zeros((size, size, half), np.complex64 if kind == np.float32 else np.complex128)
+    reach = int(limit_of(grid))
+
+    def forward(z: int) -> None:
+        plane = np.zeros((size, size), kind)
+        _gather_plane(plane, sums.voxels, grid.middle, grid.margin, limit_of(grid), z, operators)
+        density[z % size] = scipy.fft.rfft2(plane)
+
+    distance = np.abs(np.fft.fftfreq(size, 1 / size))
+    inverse = 1 / sums.window.transform(distance, size)
+
+    def sharpen(y: int) -> None:
+        rest = inverse[:, None] * inverse[:half] * inverse[y]
+        radius = np.sqrt(distance[:, None] ** 2 + distance[:half] ** 2 + distance[y] ** 2)
+        spectrum = scipy.fft.fft(density[:, y], axis=0)
+        density[:, y] = scipy.fft.ifft(spectrum * (rest * _trust(radius, grid)).astype(kind), axis=0)
+
+    def back(z: int) -> None:
+        density[z] = scipy.fft.irfft2(density[z], s=(size, size))[:, :half]
+
+    parallel(forward, range(-reach, reach + 1))
+    parallel(sharpen, range(size))
+    parallel(back, range(size))
+    return density.real
+
+
+def _trust(radius: FloatArray, grid: FourierGrid) -> FloatArray:
+    """Taper of the density's transform at distances in voxels: 1 to TRUSTED_DISTANCE, 0 from N or G / 2 on."""
+    start, stop = TRUSTED_DISTANCE * grid.box, min(float(grid.box), grid.size / 2)
+    start = min(start, 0.87 * stop)
+    taper: FloatArray = 0.5 + 0.5 * np.cos(np.pi * np.clip((radius - start) / (stop - start), 0, 1))
+    return taper
+
+
+def seed_weights(weight: float | FloatArray, grid: FourierGrid, kind: np.dtype[Any]) -> FloatArray:
+    """A seed's weight on the grid: (1, 1, 1) for a number, else (G, G, G // 2 + 1) in FFT order, interpolated.
+
+    Parameters
+    ----------
+    weight
+        A number, or (n, n, n // 2 + 1) with zero frequency at (n // 2, n // 2, 0), one cycle a box a voxel.
+    """
+    if np.ndim(weight) == 0:
+        return np.full((1, 1, 1), weight, kind)
+    table = np.asarray(weight, kind)
+    half = table.shape[0] // 2
+    frequency = np.fft.fftfreq(grid.size, 1 / grid.size) / grid.oversampling
+    columns = np.arange(grid.size // 2 + 1) / grid.oversampling
+    result = np.zeros((grid.size, grid.size, grid.size // 2 + 1), kind)
+    for plane, z in enumerate(frequency):
+        where = np.meshgrid([z + half], frequency + half, columns, indexing="ij")
+        result[plane] = scipy.ndimage.map_coordinates(table, where, order=1, mode="constant")[0]
+    return result
+
+
+def plain_weights(sums: GridSums, division: Division, parallel: ParallelMap) -> FloatArray:
+    """Σ CTF² per voxel of the unpadded box, (N, N, N // 2 + 1), zero frequency at (N // 2, N // 2, 0).
+
+    Read trilinearly off the grid; beyond the sphere of data 0.
+    """
+    grid = sums.grid
+    operators = _permutations(division.operators)
+    result = np.zeros((grid.box, grid.box, grid.box // 2 + 1), np.float32)
+
+    def plane(number: int) -> None:
+        _read_plain_weights(
+            result[number], number - grid.box // 2, sums.voxels, grid.middle, grid.margin, limit_of(grid),
+            grid.oversampling, operators,
+        )  # fmt: skip
+
+    parallel(plane, range(grid.box))
+    return result
+
+
+@dataclass(frozen=True, slots=True)
+class _Divider:
+    """Slab functions of one finish."""
+
+    sums: GridSums
+    division: Division
+    floors: FloatArray
+
+    def quotient(self, slab: ComplexArray, first: int) -> None:
+        self._gather(slab, first, 0)
+
+    def numerator(self, slab: ComplexArray, first: int) -> None:
+        self._gather(slab, first, 1)
+
+    def over_weight(self, slab: ComplexArray, first: int) -> None:
+        self._gather(slab, first, 2)
+
+    def times_density(self, slab: ComplexArray, first: int, density: FloatArray) -> None:
+        rows = np.arange(first, first + slab.shape[1]) % self.sums.grid.size
+        product = slab * density[:, rows]
+        self._gather(slab, first, 3)
+        slab += product
+        cut_sphere(slab, first, limit_of(self.sums.grid))
+
+    def _gather(self, slab: ComplexArray, first: int, what: int) -> None:
+        sums, grid = self.sums, self.sums.grid
+        snr = math.inf if self.division.wiener_snr is None else self.division.wiener_snr
+        seed = np.zeros((1, 1, 1), slab.dtype) if sums.seed is None else sums.seed
+        weight = np.zeros((1, 1, 1), sums.voxels.dtype) if sums.seed_weight is None else sums.seed_weight
+        _gather_slab(
+            slab, sums.voxels, grid.middle, grid.margin, limit_of(grid), first, self.floors, snr,
+            grid.oversampling**3, _permutations(self.division.operators), seed, weight, what,
+        )  # fmt: skip
+
+
+def _undo_window(data: FloatArray, profile: FloatArray) -> FloatArray:
+    """Divide by the window's separable profile, in place."""
+    inverse = (1.0 / profile).astype(data.dtype)
+    data *= inverse[:, None, None]
+    data *= np.multiply.outer(inverse, inverse)
+    return data
+
+
+def _permutations(operators: FloatArray | None) -> Any:
+    """Signed permutations as (n, 3, 3) int64; the identity alone if there are none."""
+    if operators is None:
+        return np.eye(3, dtype=np.int64)[None]
+    return np.rint(operators).astype(np.int64)
+
+
+@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+def _plane_shell_sums(voxels: Any, plane: int, middle: int, margin: int, shells: int) -> Any:
+    """Sum and count of weights (channel 2) of the half kx >= 0 of one plane, by shell."""
+    result = np.zeros((2, shells))
+    z = plane - middle
+    for row in range(voxels.shape[1]):
+        y = row - middle
+        for column in range(margin, voxels.shape[2]):
+            x = column - margin
+            shell = int(math.sqrt(x * x + y * y + z * z))
+            if shell < shells:
+                weight = voxels[plane, row, column, 2]
+                if x <= margin:
+                    weight += voxels[2 * middle - plane, 2 * middle - row, margin - x, 2]
+                result[0, shell] += weight
+                result[1, shell] += 1
+    return result
+
+
+@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+def _folded(voxels: Any, x: int, y: int, z: int, middle: int, margin: int) -> Any:
+    """Sums at frequency (x, y, z) of the full transform: value re, im, density-weighted weight, weight."""
+    sign = 1.0
+    if x < 0:
+        x, y, z, sign = -x, -y, -z, -1.0
+    here = voxels[z + middle, y + middle, x + margin]
+    real, imaginary, weight, plain = float(here[0]), float(here[1]), float(here[2]), float(here[3])
+    if x <= margin:
+        mate = voxels[middle - z, middle - y, margin - x]
+        real += mate[0]
+        imaginary -= mate[1]
+        weight += mate[2]
+        plain += mate[3]
+    return real, sign * imaginary, weight, plain
+
+
+@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+def _gather(voxels: Any, x: int, y: int, z: int, middle: int, margin: int, operators: Any) -> Any:
+    """Sums at a frequency, averaged over the operators."""
+    if len(operators) == 1:
+        return _folded(voxels, x, y, z, middle, margin)
+    real, imaginary, weight, plain = 0.0, 0.0, 0.0, 0.0
+    for n in range(len(operators)):
+        g = operators[n]
+        part = _folded(
+            voxels, g[0, 0] * x + g[0, 1] * y + g[0, 2] * z, g[1, 0] * x + g[1, 1] * y + g[1, 2] * z,
+            g[2, 0] * x + g[2, 1] * y + g[2, 2] * z, middle, margin,
+        )  # fmt: skip
+        real += part[0]
+        imaginary += part[1]
+        weight += part[2]
+        plain += part[3]
+    share = 1.0 / len(operators)
+    return real * share, imaginary * share, weight * share, plain * share
+
+
+@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+def _gather_plane(
+    plane: Any, voxels: Any, middle: int, margin: int, limit: float, z: int, operators: Any
+) -> None:
+    """Density-weighted weights of a whole plane z, both halves of x, in FFT order."""
+    size = plane.shape[0]
+    reach = int(limit)
+    for y in range(-reach, reach + 1):
+        square = limit * limit - y * y - z * z
+        if square < 0:
+            continue
+        last = int(math.sqrt(square))
+        for x in range(-last, last + 1):
+            plane[y % size, x % size] = _gather(voxels, x, y, z, middle, margin, operators)[2]
+
+
+@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+def cut_sphere(slab: Any, first_row: int, limit: float) -> None:
+    """Zero what lies beyond |k| = limit."""
+    size = slab.shape[0]
+    for index in range(size):
+        z = index if index <= size // 2 else index - size
+        for row in range(slab.shape[1]):
+            y = first_row + row
+            square = limit * limit - y * y - z * z
+            start = 0 if square < 0 else int(math.sqrt(square)) + 1
+            for x in range(start, slab.shape[2]):
+                slab[index, row, x] = 0
+
+
+@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+def _gather_slab(  # noqa: PLR0913 - one numeric kernel, called from one place
+    slab: Any, voxels: Any, middle: int, margin: int, limit: float, first_row: int, floors: Any, snr: float,
+    volume_ratio: float, operators: Any, seed: Any, seed_weight: Any, what: int,
+) -> None:  # fmt: skip
+    """Fill a slab: what = 0 value / weight; 1 value; 2 slab / weight; 3 slab · (Wiener and seed terms).
+
+    With d the local mean of the density weights: weight = max(W, floor) + d/SNR + d·seed weight,
+    value = D + d·seed weight·seed. Beyond ``limit`` the slab becomes 0.
+    """
+    size = slab.shape[0]
+    if what == 2:
+        cut_sphere(slab, first_row, limit)
+    seeded = seed.shape[0] > 1
+    for row in range(slab.shape[1]):
+        y = first_row + row
+        for z in range(-int(limit), int(limit) + 1):
+            square = limit * limit - y * y - z * z
+            if square < 0:
+                continue
+            for x in range(int(math.sqrt(square)) + 1):
+                real, imaginary, weight, plain = _gather(voxels, x, y, z, middle, margin, operators)
+                radius = math.sqrt(x * x + y * y + z * z)
+                density = weight / plain if plain > 0 else max(radius, 0.5)
+                extra = density / (snr * volume_ratio)
+                if seeded:
+                    share = density / volume_ratio
+                    if seed_weight.shape[0] > 1:
+                        share *= seed_weight[z % size, y % size, x]
+                    else:
+                        share *= seed_weight[0, 0, 0]
+                    real += share * seed[z % size, y % size, x].real
+                    imaginary += share * seed[z % size, y % size, x].imag
+                    extra += share
+                total = max(weight, floors[int(radius)]) + extra if weight > 0 else extra
+                scale = 1.0 / total if total > 0 else 0.0
+                if what == 0:
+                    slab[z % size, row, x] = complex(real * scale, imaginary * scale)
+                elif what == 1:
+                    slab[z % size, row, x] = complex(real, imaginary)
+                elif what == 2:
+                    slab[z % size, row, x] *= scale
+                else:
+                    slab[z % size, row, x] *= extra
+
+
+@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+def _read_plain_weights(
+    plane: Any, kz: int, voxels: Any, middle: int, margin: int, limit: float, oversampling: float, operators: Any
+) -> None:
+    """Trilinear reading of Σ weight at the unpadded box's frequencies of one plane kz, times (G / N)³."""
+    box = plane.shape[0]
+    for row in range(box):
+        for kx in range(plane.shape[1]):
+            px, py, pz = kx * oversampling, (row - box // 2) * oversampling, kz * oversampling
+            if px * px + py * py + pz * pz > limit * limit:
+                continue
+            ix, iy, iz = int(math.floor(px)), int(math.floor(py)), int(math.floor(pz))
+            total = 0.0
+            for corner in range(8):
+                dx, dy, dz = corner & 1, (corner >> 1) & 1, corner >> 2
+                share = abs(1 - dx - (px - ix)) * abs(1 - dy - (py - iy)) * abs(1 - dz - (pz - iz))
+                if share > 0:
+                    total += share * _gather(voxels, ix + dx, iy + dy, iz + dz, middle, margin, operators)[3]
+            plane[row, kx] = total * oversampling**3

@@ -1,0 +1,132 @@
+"""Insertion of slices into a Fourier grid: the one loop that every separable window runs through."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+from centralslice.conventions import FloatArray
+from centralslice.data.slices import SliceBatch
+from centralslice.fourier.grid import FourierGrid
+from centralslice.fourier.kernels import Window
+from centralslice.fourier.simd import add_to_plane, window_values
+
+#: Density weight of a sample: max(|k|, this), |k| in grid voxels; samples crowd as 1/|k| around the origin.
+SMALLEST_DENSITY_RADIUS = 0.5
+
+
+def insert_batch(
+    voxels: FloatArray, batch: SliceBatch, grid: FourierGrid, window: Window, z_range: tuple[int, int]
+) -> None:
+    """Add a batch to planes ``z_range`` of a grid.
+
+    Parameters
+    ----------
+    voxels
+        (planes, rows, columns, 4) as :class:`FourierGrid` lays it out: Σ d·value (re, im), Σ d·weight, Σ weight,
+        with the density weight d = max(|k|, ½).
+    batch
+        The slices.
+    grid
+        Geometry of ``voxels``.
+    window
+        Interpolation window.
+    z_range
+        First plane and one past the last.
+
+    Notes
+    -----
+    Additions to a voxel come in the order (view, ky, side, kx), whatever the range.
+    """
+    views = batch.views
+    kind = voxels.dtype
+    _insert(
+        voxels, batch.samples.astype(kind, copy=False), batch.size, min(batch.max_radius, grid.max_radius),
+        views.slice_number, np.ascontiguousarray(views.matrices * grid.oversampling), views.shifts,
+        views.factors, window.coefficients.astype(kind), (0,) * window.width, grid.middle, grid.margin,
+        z_range[0], z_range[1],
+    )  # fmt: skip
+
+
+@njit(nogil=True, cache=True, inline="always")  # type: ignore[untyped-decorator]
+def _interval(slope: float, offset: float, low: float, high: float, last: int) -> tuple[int, int]:
+    """Integers x in 0 … last with low <= slope·x + offset <= high, with one to spare on each side."""
+    if abs(slope) < 1e-9:
+        if low <= offset <= high:
+            return 0, last
+        return 1, 0
+    one, two = (low - offset) / slope, (high - offset) / slope
+    first, final = min(one, two), max(one, two)
+    if final < -1 or first > last + 1:
+        return 1, 0
+    return max(0, int(math.floor(max(first, -1.0))) - 1), min(last, int(math.ceil(min(final, last + 1.0))) + 1)
+
+
+@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+def _insert(  # noqa: PLR0913 - one numeric kernel, called from one place
+    voxels: Any, samples: Any, size: int, max_radius: float, slice_number: Any, matrices: Any, shifts: Any,
+    factors: Any, coefficients: Any, width: Any, middle: int, margin: int, z_first: int, z_end: int,
+) -> None:  # fmt: skip
+    taps = len(width)
+    half = 0.5 * taps
+    row_stride = voxels.shape[2] * 4
+    plane_stride = voxels.shape[1] * row_stride
+    window_x = np.zeros(8, voxels.dtype)
+    window_y = np.zeros(8, voxels.dtype)
+    window_z = np.zeros(8, voxels.dtype)
+    for view in range(len(slice_number)):
+        image = samples[slice_number[view]]
+        m = matrices[view]
+        ax, ay, az = m[0, 0], m[0, 1], m[0, 2]
+        stretch = math.sqrt(ax * ax + ay * ay + az * az)
+        factor = factors[view]
+        shift_x, shift_y = shifts[view, 0], shifts[view, 1]
+        shifted = shift_x != 0.0 or shift_y != 0.0
+        for row in range(size):
+            ky = row if row <= (size - 1) // 2 else row - size
+            square = max_radius * max_radius - ky * ky
+            if square < 0:
+                continue
+            last = min(int(math.sqrt(square) + 1e-9), size // 2)
+            bx, by, bz = m[1, 0] * ky, m[1, 1] * ky, m[1, 2] * ky
+            for side in range(2):
+                sign = 1.0 - 2.0 * side
+                low = z_first - half - middle
+                high = z_end + half - middle
+                first, final = _interval(sign * az, sign * bz, low, high, last)
+                from_x, to_x = _interval(sign * ax, sign * bx, 0.0, 1e30, last)
+                for kx in range(max(first, from_x), min(final, to_x) + 1):
+                    weight = image[row, kx, 2]
+                    if weight == 0:
+                        continue
+                    x = kx * ax + bx
+                    if (x < 0) != (side == 1):
+                        continue
+                    y = sign * (kx * ay + by)
+                    z = sign * (kx * az + bz)
+                    edge_z = z + middle - half
+                    first_z = int(math.ceil(edge_z))
+                    if first_z >= z_end or first_z + taps <= z_first:
+                        continue
+                    edge_y = y + middle - half
+                    edge_x = sign * x + margin - half
+                    first_y, first_x = int(math.ceil(edge_y)), int(math.ceil(edge_x))
+                    window_values(coefficients, first_x - edge_x, window_x)
+                    window_values(coefficients, first_y - edge_y, window_y)
+                    window_values(coefficients, first_z - edge_z, window_z)
+                    real, imaginary = float(image[row, kx, 0]), float(image[row, kx, 1])
+                    if shifted:
+                        angle = -2.0 * math.pi * (kx * shift_x + ky * shift_y) / size
+                        c, s = math.cos(angle), math.sin(angle)
+                        real, imaginary = real * c - imaginary * s, real * s + imaginary * c
+                    density = factor * max(math.sqrt(x * x + y * y + z * z), 0.5)
+                    sample = (density * real, sign * density * imaginary, density * weight, factor * weight)
+                    start = first_y * row_stride + first_x * 4
+                    for tap in range(max(0, z_first - first_z), min(taps, z_end - first_z)):
+                        add_to_plane(
+                            voxels, (first_z + tap) * plane_stride + start, row_stride, window_x, window_y,
+                            window_z[tap], sample, width,
+                        )  # fmt: skip

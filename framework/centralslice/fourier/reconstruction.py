@@ -1,0 +1,107 @@
+"""The reconstructor of every separable window: insert, divide, refine.
+
+A third party's interpolation kernel is a subclass with a ``width`` and ``kernel(u)``: ten lines, nothing compiled.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from centralslice.abc.parameters import parameter
+from centralslice.abc.reconstructor import MapGeometry, PassContext, Reconstructor, SumsPlan, WeightMap
+from centralslice.conventions import FloatArray
+from centralslice.data.slices import SliceBatch, Sums
+from centralslice.data.volume import Volume
+from centralslice.errors import ParameterError
+from centralslice.fourier import correction
+from centralslice.fourier.grid import FourierGrid, make_grid
+from centralslice.fourier.insertion import insert_batch
+from centralslice.fourier.kernels import Window, fit_window
+from centralslice.fourier.transforms import crop_or_pad
+
+
+@dataclass(frozen=True, kw_only=True)
+class KernelReconstructor(Reconstructor):
+    """Gridding with a separable window φ(u), |u| <= width / 2, on an oversampled grid.
+
+    Subclasses give ``width`` (a field or a class attribute) and :meth:`kernel`.
+    """
+
+    symmetrises_grid: ClassVar[bool] = True
+    width: int = parameter(4, "voxels", "width of the interpolation window on the padded grid")
+
+    oversampling: float = parameter(1.6, "", "size of the padded grid over the box, at least; 1.25 to 2 make sense")
+    floor: float = parameter(0.1, "", "smallest weight to divide by, relative to the mean of its shell")
+    refinements: int = parameter(1, "", "steps towards the least-squares map after the division; 0 is plain gridding")
+
+    def __post_init__(self) -> None:
+        if not 1.0 <= self.oversampling <= 4.0:
+            raise ParameterError(f"oversampling: expected 1 to 4, got {self.oversampling}")
+        if not 0.0 <= self.floor < 1.0:
+            raise ParameterError(f"floor: expected 0 <= floor < 1, got {self.floor}")
+        if not 0 <= self.refinements <= 20:
+            raise ParameterError(f"refinements: expected 0 to 20, got {self.refinements}")
+        fit_window(self.width, self.kernel)
+
+    @abstractmethod
+    def kernel(self, u: FloatArray) -> FloatArray:
+        """φ at distances ``u`` in grid voxels, vectorised; only asked for |u| <= width / 2; any scale."""
+
+    def window(self) -> Window:
+        """The window as the insertion loop evaluates it."""
+        return fit_window(self.width, self.kernel)
+
+    def grid(self, geometry: MapGeometry) -> FourierGrid:
+        """The padded grid for a map."""
+        return make_grid(
+            geometry.image_size, self.oversampling, self.width, geometry.padded_size, geometry.max_radius
+        )
+
+    def plan(self, geometry: MapGeometry) -> SumsPlan:
+        """One array ``voxels`` (planes, rows, columns, 4): Σ d·value re, im, Σ d·weight, Σ weight."""
+        grid = self.grid(geometry)
+        return SumsPlan(
+            shapes={"voxels": grid.shape},
+            dtype=geometry.precision,
+            planes=grid.shape[0],
+            finish_bytes=correction.finish_bytes(grid, geometry.precision.itemsize, self.refinements),
+        )
+
+    def insert(self, batch: SliceBatch, sums: Sums, context: PassContext, z_range: tuple[int, int]) -> None:
+        """Add a batch to planes of the sums."""
+        insert_batch(sums["voxels"], batch, self.grid(context.geometry), self.window(), z_range)
+
+    def finish(self, sums: Sums, context: PassContext) -> Volume:
+        """The map of the unpadded box."""
+        grid_sums, beyond = self._with_seed(sums, context)
+        data = correction.finish_map(grid_sums, self._division(context), context.parallel)
+        if beyond is not None:
+            data += beyond
+        return Volume(data, context.geometry.voxel_size_angst)
+
+    def weight_map(self, sums: Sums, context: PassContext) -> WeightMap:
+        """Σ CTF² of the unpadded box."""
+        grid_sums = correction.GridSums(sums["voxels"], self.grid(context.geometry), self.window())
+        return WeightMap(correction.plain_weights(grid_sums, self._division(context), context.parallel))
+
+    def _division(self, context: PassContext) -> correction.Division:
+        return correction.Division(self.floor, self.refinements, context.wiener_snr, context.grid_symmetry)
+
+    def _with_seed(self, sums: Sums, context: PassContext) -> tuple[correction.GridSums, FloatArray | None]:
+        """Sums and seed on the grid, and the part of the seed beyond the sphere of data, which stays as it is."""
+        grid, window, seed = self.grid(context.geometry), self.window(), context.seed
+        if seed is None:
+            return correction.GridSums(sums["voxels"], grid, window), None
+        kind = sums["voxels"].dtype
+        data = crop_or_pad(np.asarray(seed.data, kind), (grid.box,) * 3)
+        transform = correction.padded_transform(grid, kind, context.parallel)
+        limit = correction.limit_of(grid)
+        within = transform.filter_map(data, lambda slab, row: correction.cut_sphere(slab, row, limit))
+        profile = window.transform(np.arange(grid.box) - grid.box // 2, grid.size).astype(kind)
+        shaped = within * profile[:, None, None] * np.multiply.outer(profile, profile)
+        weight = correction.seed_weights(seed.weight, grid, kind)
+        return correction.GridSums(sums["voxels"], grid, window, transform.to_grid(shaped), weight), data - within
