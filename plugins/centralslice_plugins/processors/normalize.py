@@ -184,7 +184,8 @@ class NormalizeBymass(BuiltinProcessor):
         count = max(1, round(self.mass * 1000.0 / (0.81 * apix**3)))
         if count > data.size:
             raise InputError(
-                f"{self.plugin_name}: {self.mass:g} kDa fill {count} voxels of {apix:g} Å, but the map has {data.size}"
+                f"{self.plugin_name}: {self.mass:g} kDa fill {count} voxels of {apix:g} Å, "
+                f"but the map has {data.size}"
             )
         level = float(np.partition(data.ravel(), data.size - count)[data.size - count])
         if level <= 0:

@@ -1,11 +1,11 @@
-"""Filters whose radial curve comes from the data: structure factor, matching, B-factor, optimal subtraction."""
+"""Filters with a radial curve from the data: structure factor, matching, B-factor, optimal subtraction."""
 
 from __future__ import annotations
 
 import math
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from centralslice.errors import InputError, ParameterError
 
 from .base import BuiltinProcessor
 from .fourier_base import CutoffProcessor, back_transform, half_frequency, half_transform
-from .shells import Compat, Shells, half_radius, looked_up, lookup_radius, ratio
+from .shells import Shells, half_radius, looked_up, lookup_radius, ratio
 from .side_files import side_curve, side_map
 
 _COMPAT_DOC = "eman2: as EMAN2 2.99 has it, kx divided by n + 2 and its own weights in the shell means"
@@ -25,7 +25,7 @@ _COMPAT_DOC = "eman2: as EMAN2 2.99 has it, kx divided by n + 2 and its own weig
 class CurveFilter(BuiltinProcessor):
     """Multiplies the transform by a gain per shell that depends on the data."""
 
-    compat: Compat = parameter("none", "", _COMPAT_DOC)
+    compat: Literal["none", "eman2"] = parameter("none", "", _COMPAT_DOC)
 
     def _process(self, data: FloatArray, voxel_size_angst: float) -> FloatArray:
         values = half_transform(data)
@@ -129,7 +129,7 @@ class LowpassAutoB(CutoffProcessor):
         0.0, "Å²", "fall-off left in the map; (apix / cutoff)² where a cutoff is given"
     )
     noisecutoff: float = parameter(1.0 / 6.0, "1/Å", "frequency beyond which there is only noise")
-    compat: Compat = parameter("none", "", _COMPAT_DOC)
+    compat: Literal["none", "eman2"] = parameter("none", "", _COMPAT_DOC)
 
     def _has_other_cutoff(self) -> bool:
         return True
@@ -150,8 +150,8 @@ class LowpassAutoB(CutoffProcessor):
         used = (per_angst >= 1.0 / 15.0) & (per_angst <= self.noisecutoff) & (power > 0)
         if int(used.sum()) < 3:
             raise InputError(
-                f"{self.plugin_name}: only {int(used.sum())} shells between 1/15 and {self.noisecutoff:g} 1/Å; "
-                "a fit needs 3: give a larger noisecutoff"
+                f"{self.plugin_name}: {int(used.sum())} shells between 1/15 and {self.noisecutoff:g} 1/Å, "
+                "but a fit needs 3; give a larger noisecutoff"
             )
         return float(np.polyfit(per_angst[used] ** 2, np.log(power[used]), 1)[0])
 

@@ -68,7 +68,7 @@ class Shells:
     def _sums(self, values: FloatArray) -> FloatArray:
         below = np.bincount(self._low, self._lower * values, self.count)
         above = np.bincount(self._low + 1, self._upper * values, self.count)
-        sums: FloatArray = below + above
+        sums: FloatArray = np.asarray(below + above, dtype=np.float64)
         return sums
 
     def mean(self, values: FloatArray) -> FloatArray:

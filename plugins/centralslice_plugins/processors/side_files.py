@@ -9,6 +9,7 @@ import numpy as np
 
 from centralslice.conventions import FloatArray
 from centralslice.errors import FileMissingError, FormatError
+from centralslice.plugin.registry import shared_registry
 
 
 def side_map(path: str, shape: tuple[int, ...], plugin_name: str) -> FloatArray:
@@ -21,7 +22,7 @@ def side_map(path: str, shape: tuple[int, ...], plugin_name: str) -> FloatArray:
     FormatError
         If it is of another shape.
     """
-    data = _side_array(path, plugin_name)
+    data = side_array(path, plugin_name)
     if data.ndim == len(shape) + 1 and data.shape[0] == 1:
         data = data[0]
     if data.shape != shape:
@@ -59,15 +60,14 @@ def _stat(path: str, plugin_name: str) -> tuple[int, int]:
     return found.st_mtime_ns, found.st_size
 
 
-def _side_array(path: str, plugin_name: str) -> FloatArray:
+def side_array(path: str, plugin_name: str) -> FloatArray:
+    """A map file of any shape, float64, read-only; raises FileMissingError, FormatError."""
     return _read_map(path, _stat(path, plugin_name))
 
 
 @lru_cache(maxsize=4)
 def _read_map(path: str, stat: tuple[int, int]) -> FloatArray:
     """The file's map; kept, since a stack asks for the same mask once an image."""
-    from centralslice.plugin.registry import shared_registry
-
     del stat  # part of the key only
     volume = shared_registry().reader_for(Path(path), "volume").read_volume(Path(path))
     data: FloatArray = np.array(volume.data, dtype=np.float64)
