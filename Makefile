@@ -1,0 +1,60 @@
+# Needs Python >= 3.11, pip, a C compiler and make. Everything else is installed into .venv.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SOURCES := $(shell find framework plugins mpi_launch -type f -not -path '*/__pycache__/*')
+PYTEST_ARGS ?= -n auto
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test lint pytest bench docs clean
+
+help:  ## what there is
+	@awk -F':.*## ' '/^[a-z0-9]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "$(PYTHON) is older than Python 3.11; give another: make PYTHON=/path/to/python3.11" >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+
+# What users get. An editable installation is there already after `make test` and always up to date.
+$(VENV)/.installed: $(BIN)/python pyproject.toml registry.toml $(SOURCES)
+	test -e $(VENV)/.dev || $(BIN)/python -m pip install --quiet .
+	@touch $@
+
+$(VENV)/.dev: $(BIN)/python pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@touch $@
+
+$(VENV)/.docs: $(BIN)/python pyproject.toml
+	$(BIN)/python -m pip install --quiet 'mkdocs-material>=9.5'
+	@touch $@
+
+demo: $(VENV)/.installed  ## simulate particles, reconstruct them, say where map, plots and report are
+	rm -rf demo
+	mkdir demo
+	$(BIN)/centralslice simulate --output demo/particles.star
+	$(BIN)/centralslice make3d --input demo/particles.star --output demo/map.mrc
+	@echo "in demo/:" && ls -l demo
+
+test: lint pytest  ## linters, types, import contracts, then all tests
+
+lint: $(VENV)/.dev  ## linters, types and import contracts only
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+pytest: $(VENV)/.dev  ## all tests only
+	$(BIN)/python -m pytest -p no:benchmark $(PYTEST_ARGS)
+
+bench: $(VENV)/.dev  ## speed of the parts that matter
+	$(BIN)/python -m pytest benchmarks --benchmark-only
+
+docs: $(VENV)/.docs  ## the manual, as site/index.html
+	$(BIN)/mkdocs build --strict
+
+clean:  ## remove everything that make made
+	rm -rf $(VENV) demo site dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
