@@ -89,5 +89,5 @@ class GridKernelFix(BuiltinProcessor):
             for size in data.shape
         ]
         envelope = np.einsum("ai,bj,ck,ijk->abc", *waves, kernel, optimize=True) / kernel.sum()
-        gain = 1.0 / np.maximum(envelope, 1.0 / _MOST_GAIN)
+        gain: FloatArray = 1.0 / np.maximum(envelope, 1.0 / _MOST_GAIN)
         return data * gain.astype(data.dtype)

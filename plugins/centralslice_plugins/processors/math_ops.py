@@ -14,7 +14,7 @@ from centralslice.errors import FormatError, InputError
 
 from .base import BuiltinProcessor, PointwiseMap, mean_of, radius_grid
 from .fourier_base import multiplied
-from .side_files import side_array
+from .side_files import side_array, size_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,8 +145,8 @@ class MultAmplitude(BuiltinProcessor):
             field = field[0]
         if field.shape != half:
             raise FormatError(
-                f"{self.plugin_name}: {self.amp}: expected the shape of the half transform "
-                f"{' × '.join(map(str, half[::-1]))}, got {' × '.join(map(str, field.shape[::-1]))} (x × y × z)"
+                f"{self.plugin_name}: {self.amp}: expected the size of the half transform {size_text(half)}, "
+                f"got {size_text(field.shape)} (x × y × z)"
             )
         return multiplied(data, field)
 

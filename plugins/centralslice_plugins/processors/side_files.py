@@ -27,7 +27,7 @@ def side_map(path: str, shape: tuple[int, ...], plugin_name: str) -> FloatArray:
         data = data[0]
     if data.shape != shape:
         raise FormatError(
-            f"{plugin_name}: {path}: expected the size of the data {_size(shape)}, got {_size(data.shape)} "
+            f"{plugin_name}: {path}: expected the size of the data {size_text(shape)}, got {size_text(data.shape)} "
             "(x × y × z); clip or resample it first"
         )
     return data
@@ -47,7 +47,8 @@ def side_curve(path: str, plugin_name: str) -> tuple[FloatArray, FloatArray]:
     return _read_curve(path, plugin_name, stat)
 
 
-def _size(shape: tuple[int, ...]) -> str:
+def size_text(shape: tuple[int, ...]) -> str:
+    """A shape in words, x first."""
     return " × ".join(map(str, reversed(shape)))
 
 

@@ -45,7 +45,8 @@ class BelowToZeroCut(PointwiseMap):
     minval: float = parameter(0.0, "", "value that becomes 0")
 
     def _value(self, data: FloatArray) -> FloatArray:
-        return np.maximum(data - self.minval, 0.0)
+        cut: FloatArray = np.maximum(data - self.minval, 0.0)
+        return cut
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +127,8 @@ class NotZero(PointwiseMap):
 def clamped(data: FloatArray, low: float, high: float, outlier: float | None) -> FloatArray:
     """Values outside low … high set to the nearer bound, or all to ``outlier``."""
     if outlier is None:
-        return np.clip(data, low, high)
+        kept: FloatArray = np.clip(data, low, high)
+        return kept
     return np.where((data < low) | (data > high), outlier, data)
 
 
