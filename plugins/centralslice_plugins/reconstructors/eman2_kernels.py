@@ -1,13 +1,14 @@
-"""Insertion loops of the EMAN2 modes: windows of Gaussian and simpler kernels.
+"""The insertion loop of EMAN2's ``fourier`` reconstructor, repeated to rounding.
 
-Two loops: ``insert_as_eman2`` repeats the peer to rounding, with its table exponential, its windows
-and its handling of Friedel mates; ``spread`` is ours. Both write the grid (z, y, x // 2 + 1, 4),
-[real, imaginary, weight, extra], zero frequency in the corner, and only planes of a given range.
+With its table exponential, its windows and its handling of Friedel mates, for ``--compat eman2``; our own
+loop is in ``eman2_spread``. The grid is (z, y, x // 2 + 1, 4), [real, imaginary, weight, not used], zero
+frequency in the corner; only planes of a given range are written.
 """
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 from numba import njit
@@ -15,13 +16,10 @@ from numba import njit
 from centralslice.conventions import FloatArray
 from centralslice.data.slices import Views
 
-NEAREST, TRILINEAR, GAUSS_2, GAUSS_3, GAUSS_5, GAUSS_VAR, TABULATED = range(7)
+NEAREST, TRILINEAR, GAUSS_2, GAUSS_3, GAUSS_5, GAUSS_VAR = range(6)
 
 #: Squared 1/e half widths of the fixed Gaussians, voxels².
 I2, I3, I5 = 4.0 / math.pi**2, 6.4 / math.pi**2, 10.4 / math.pi**2
-
-#: Entries of a tabulated kernel per voxel of distance.
-TABLE_STEPS = 2048
 
 _TABLE_EXP = np.exp(-np.arange(1000) / 50.0)
 
@@ -51,16 +49,16 @@ def view_rows(views: Views, slice_size: int, scale: float) -> FloatArray:
     return rows
 
 
-@njit(nogil=True, cache=True)
-def table_exp(exponent):  # type: ignore[no-untyped-def]
+@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+def table_exp(exponent: Any) -> Any:
     """The peer's exponential: steps of 1/50, relative error up to 1 %."""
     if -19.98 <= exponent <= 0.0:
         return _TABLE_EXP[int(math.floor(-50.0 * exponent + 0.5))]
     return math.exp(exponent)
 
 
-@njit(nogil=True, cache=True)
-def add_as_eman2(grid, i, j, k, sample, z_lo, z_hi):  # type: ignore[no-untyped-def]
+@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+def add_as_eman2(grid: Any, i: Any, j: Any, k: Any, sample: Any, z_lo: Any, z_hi: Any) -> Any:
     """Add (re, im, weight) at frequency (i, j, k): values to both mates on planes 0 and H, weights to one."""
     size = grid.shape[0]
     half = size // 2
@@ -87,8 +85,23 @@ def add_as_eman2(grid, i, j, k, sample, z_lo, z_hi):  # type: ignore[no-untyped-
         grid[direct_z, direct_y, column, 2] += weight
 
 
-@njit(nogil=True, cache=True)
-def _eman2_window(mode):  # type: ignore[no-untyped-def]
+@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+def position_as_eman2(row: Any, x: int, y: int, slice_size: int, grid_size: int) -> Any:
+    """Grid position (x, y, z) of a sample in single precision, in the peer's order of operations.
+
+    Positions half-way between voxels, as tilts of 60° have them, fall to the same side only so.
+    ``row`` is for scale slice size / image size: it holds the bare rotation.
+    """
+    fx, fy = np.float32(x / slice_size), np.float32(y / slice_size)
+    size = np.float32(grid_size)
+    px = size * (np.float32(row[2]) * fx + np.float32(row[5]) * fy)
+    py = size * (np.float32(row[3]) * fx + np.float32(row[6]) * fy)
+    pz = size * (np.float32(row[4]) * fx + np.float32(row[7]) * fy)
+    return px, py, pz
+
+
+@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+def _eman2_window(mode: Any) -> Any:
     """(offset added before the floor, voxels per axis) of a mode."""
     if mode == NEAREST:
         return 0.5, 1
@@ -99,8 +112,8 @@ def _eman2_window(mode):  # type: ignore[no-untyped-def]
     return -2.5, 6
 
 
-@njit(nogil=True, cache=True)
-def _eman2_decay(mode, radius_squared):  # type: ignore[no-untyped-def]
+@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+def _eman2_decay(mode: Any, radius_squared: Any) -> Any:
     """(h, factor) of ``factor E(−h δ²)`` for a sample at this squared distance from the origin, voxels²."""
     if mode == GAUSS_2:
         return 1.0 / I2, 1.0
@@ -112,8 +125,8 @@ def _eman2_decay(mode, radius_squared):  # type: ignore[no-untyped-def]
     return max(0.1, 1.0 / (radius_squared / 4000.0 + 0.15)), 1.0
 
 
-@njit(nogil=True, cache=True)
-def _read_sample(samples, row, y, x):  # type: ignore[no-untyped-def]
+@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+def read_sample(samples: Any, row: Any, y: Any, x: Any) -> Any:
     """(re, im, weight) of a sample under a view's factor and shift; y is signed."""
     entry = samples[int(row[0]), y, x]
     factor = row[1]
@@ -125,8 +138,8 @@ def _read_sample(samples, row, y, x):  # type: ignore[no-untyped-def]
     return re, im, weight
 
 
-@njit(nogil=True, cache=True)
-def insert_as_eman2(samples, rows, grid, mode, z_lo, z_hi):  # type: ignore[no-untyped-def]
+@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+def insert_as_eman2(samples: Any, rows: Any, grid: Any, mode: int, limit: float, z_range: Any) -> None:
     """Insert prepared slices as EMAN2's ``fourier`` reconstructor does; even sizes only.
 
     Parameters
@@ -134,25 +147,30 @@ def insert_as_eman2(samples, rows, grid, mode, z_lo, z_hi):  # type: ignore[no-u
     samples
         (b, n, n // 2 + 1, 4) as :func:`centralslice.fourier.eman2_compat.prepare_eman2` makes them.
     rows
-        From :func:`view_rows`.
+        From :func:`view_rows`, for scale slice size / image size.
     grid
         (N, N, N // 2 + 1, 4).
     mode
         One of the codes of this module.
-    z_lo, z_hi
-        Planes to write.
+    limit
+        Samples farther than this from the origin, in index units, are not inserted; nor those that round
+        to more than n / 2.
+    z_range
+        First plane to write, and the one after the last.
     """
+    z_lo, z_hi = z_range
     size = samples.shape[1]
     offset, width = _eman2_window(mode)
     for row in rows:
         for y in range(-(size // 2), size // 2):
             for x in range(size // 2 + 1):
-                if math.floor(math.sqrt(x * x + y * y) + 0.5) > size // 2:
+                radius = math.sqrt(x * x + y * y)
+                if math.floor(radius + 0.5) > size // 2 or radius > limit:
                     continue
-                re, im, weight = _read_sample(samples, row, y, x)
+                re, im, weight = read_sample(samples, row, y, x)
                 if weight == 0.0:
                     continue
-                px, py, pz = row[2] * x + row[5] * y, row[3] * x + row[6] * y, row[4] * x + row[7] * y
+                px, py, pz = position_as_eman2(row, x, y, size, grid.shape[0])
                 i0, j0, k0 = math.floor(px + offset), math.floor(py + offset), math.floor(pz + offset)
                 h, factor = _eman2_decay(mode, px * px + py * py + pz * pz)
                 for k in range(k0, k0 + width):
@@ -165,187 +183,3 @@ def insert_as_eman2(samples, rows, grid, mode, z_lo, z_hi):  # type: ignore[no-u
                             else:
                                 g = factor * table_exp(-h * ((i - px) ** 2 + (j - py) ** 2 + (k - pz) ** 2))
                             add_as_eman2(grid, i, j, k, (re * g, im * g, weight * g), z_lo, z_hi)
-
-
-@njit(nogil=True, cache=True)
-def decay(mode, radius_squared):  # type: ignore[no-untyped-def]
-    """h of the Gaussian ``exp(−h δ²)`` of a mode, for a sample at this squared distance from the origin."""
-    if mode == GAUSS_2:
-        return 1.0 / I2
-    if mode == GAUSS_5:
-        return 1.0 / I5
-    if mode == GAUSS_3:
-        return 32.0 / ((8.0 + math.sqrt(radius_squared)) * I3)
-    return max(0.1, 1.0 / (radius_squared / 4000.0 + 0.15))
-
-
-@njit(nogil=True, cache=True)
-def _gaussian(out, first, width, h):  # type: ignore[no-untyped-def]
-    """``exp(−h (first + n)²)``, n = 0 … width − 1, by recurrence from the voxel nearest to 0."""
-    nearest = min(max(int(math.floor(0.5 - first)), 0), width - 1)
-    u = first + nearest
-    step, ratio = math.exp(-h), math.exp(-2.0 * h * u)
-    square = step * step
-    out[nearest] = centre = math.exp(-h * u * u)
-    value, growth = centre, step * ratio
-    for n in range(nearest + 1, width):
-        value *= growth
-        growth *= square
-        out[n] = value
-    value, growth = centre, step / ratio
-    for n in range(nearest - 1, -1, -1):
-        value *= growth
-        growth *= square
-        out[n] = value
-
-
-@njit(nogil=True, cache=True)
-def _axis(out, position, mode, h, table):  # type: ignore[no-untyped-def]
-    """Fill ``out`` with the kernel along one axis; returns the first cell. Widths as in :func:`width_of`."""
-    if mode == NEAREST:
-        out[0] = 1.0
-        return int(math.floor(position + 0.5))
-    if mode == TABULATED:
-        width = len(out)
-        first = int(math.ceil(position - 0.5 * width))
-        for n in range(width):
-            place = abs(first + n - position) * TABLE_STEPS
-            cell = int(place)
-            out[n] = table[cell] + (place - cell) * (table[cell + 1] - table[cell])
-        return first
-    if mode == GAUSS_3:
-        first = int(math.floor(position - 0.5))
-    elif mode == TRILINEAR or mode == GAUSS_2:
-        first = int(math.floor(position))
-    else:
-        first = int(math.floor(position)) - 2
-    if mode == TRILINEAR:
-        out[1] = position - first
-        out[0] = 1.0 - out[1]
-    else:
-        _gaussian(out, first - position, len(out), h)
-    return first
-
-
-def width_of(mode: int, table: FloatArray) -> int:
-    """Cells per axis of a mode's window; a tabulated kernel reaches as far as its table."""
-    if mode == TABULATED:
-        return int(2 * (len(table) - 2) // TABLE_STEPS)
-    return {NEAREST: 1, TRILINEAR: 2, GAUSS_2: 2, GAUSS_3: 3}.get(mode, 6)
-
-
-@njit(nogil=True, cache=True)
-def _add_window(grid, sample, cells, kernel, z_range, periodic):  # type: ignore[no-untyped-def]
-    """Add one sample under its window; the x of the sample is not negative.
-
-    Cells with x < 0 go to their mate. Of the plane x = 0 only the cell itself is written; finish adds the mates.
-    """
-    i0, j0, k0 = cells
-    gx, gy, gz = kernel
-    z_lo, z_hi = z_range
-    size, width = grid.shape[1], len(gx)
-    half = size // 2
-    negative = min(max(-i0, 0), width)
-    inside = min(half + 1 - i0, width)
-    for c in range(width):
-        k = k0 + c
-        direct_z, mate_z = k % size, -k % size
-        writes_direct, writes_mate = z_lo <= direct_z < z_hi, z_lo <= mate_z < z_hi
-        if not (writes_direct or writes_mate) or (abs(k) > half and not periodic):
-            continue
-        for b in range(width):
-            j = j0 + b
-            if abs(j) > half and not periodic:
-                continue
-            g = gz[c] * gy[b]
-            re, im, weight, extra = sample[0] * g, sample[1] * g, sample[2] * g, sample[3] * g
-            if writes_direct:
-                line = grid[direct_z, j % size]
-                for a in range(negative, inside):
-                    line[i0 + a, 0] += gx[a] * re
-                    line[i0 + a, 1] += gx[a] * im
-                    line[i0 + a, 2] += gx[a] * weight
-                    line[i0 + a, 3] += gx[a] * extra
-            if writes_mate:
-                line = grid[mate_z, -j % size]
-                for a in range(width):
-                    if a < negative:
-                        i = -(i0 + a)
-                    elif a >= inside and periodic:
-                        i = size - i0 - a
-                    else:
-                        continue
-                    line[i, 0] += gx[a] * re
-                    line[i, 1] -= gx[a] * im
-                    line[i, 2] += gx[a] * weight
-                    line[i, 3] += gx[a] * extra
-
-
-@njit(nogil=True, cache=True)
-def spread(samples, rows, grid, mode, table, z_range):  # type: ignore[no-untyped-def]
-    """Insert slices, each measured frequency once; any box parity.
-
-    Parameters
-    ----------
-    samples
-        (b, n, n // 2 + 1, 4) as in SliceBatch.
-    rows
-        From :func:`view_rows`.
-    grid
-        (N, N, N // 2 + 1, 4), same dtype as the samples or wider.
-    mode
-        Code of the kernel. A tabulated kernel wraps around the grid and its samples are weighted by
-        their distance from the origin (the fourth sum keeps the weights without that); the others end
-        at Nyquist and leave the fourth sum at 0.
-    table
-        Tabulated kernel from distance 0, ``TABLE_STEPS`` entries a voxel; any array for other modes.
-        The last two entries are beyond the window.
-    z_range
-        First plane to write, and the one after the last.
-    """
-    size = samples.shape[1]
-    width = 6
-    if mode == TABULATED:
-        width = 2 * (len(table) - 2) // TABLE_STEPS
-    elif mode == NEAREST:
-        width = 1
-    elif mode == GAUSS_3:
-        width = 3
-    elif mode == TRILINEAR or mode == GAUSS_2:
-        width = 2
-    gx, gy, gz = np.empty(width, grid.dtype), np.empty(width, grid.dtype), np.empty(width, grid.dtype)
-    values = np.zeros(4, grid.dtype)
-    tabulated = mode == TABULATED
-    z_lo, z_hi = z_range
-    reach = 0.5 * width + 1.0
-    whole = z_hi - z_lo == grid.shape[0]
-    for row in rows:
-        for y in range(-(size // 2), (size + 1) // 2):
-            for x in range(size // 2 + 1):
-                re, im, weight = _read_sample(samples, row, y, x)
-                if weight == 0.0:
-                    continue
-                px, py, pz = row[2] * x + row[5] * y, row[3] * x + row[6] * y, row[4] * x + row[7] * y
-                if not whole and not _touches(pz, reach, z_lo, z_hi, grid.shape[0]):
-                    continue
-                if px < 0.0:
-                    px, py, pz, im = -px, -py, -pz, -im
-                radius_squared = px * px + py * py + pz * pz
-                # zero frequency is its own mate: finish adds mates, so it is given half
-                share = 0.5 if x == 0 and y == 0 else 1.0
-                density = max(math.sqrt(radius_squared), 0.5) * share if tabulated else share
-                values[0], values[1], values[2] = re * density, im * density, weight * density
-                values[3] = weight * share if tabulated else 0.0
-                h = decay(mode, radius_squared)
-                cells = (_axis(gx, px, mode, h, table), _axis(gy, py, mode, h, table), _axis(gz, pz, mode, h, table))
-                _add_window(grid, values, cells, (gx, gy, gz), z_range, tabulated)
-
-
-@njit(nogil=True, cache=True)
-def _touches(position, reach, z_lo, z_hi, size):  # type: ignore[no-untyped-def]
-    """Whether a window about ±position can meet the planes, whatever the wrap."""
-    for centre in (position % size, -position % size):
-        for wrap in (-size, 0, size):
-            if centre + wrap + reach >= z_lo and centre + wrap - reach < z_hi:
-                return True
-    return False
