@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+import mrcfile
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
+from scipy.ndimage import map_coordinates, spline_filter
 
+from centralslice.abc.reader import ReadRequest
 from centralslice.data.particles import ContrastTransfer, OpticsGroup
 from centralslice.errors import ParameterError
 from centralslice.optics.aberrations import (
@@ -24,6 +27,7 @@ from centralslice.optics.aberrations import (
 )
 from centralslice.optics.ctf import ctf, ctf_constants, electron_wavelength, slice_frequencies
 from centralslice.optics.dose import bfactor_filter, critical_exposure, dose_filter, exposure_filter
+from centralslice_plugins.readers.star import StarReader
 
 GROUP = OpticsGroup(
     name="g", pixel_size_angst=1.3, voltage_kv=300.0, spherical_aberration_mm=2.7, amplitude_contrast=0.1
@@ -226,3 +230,24 @@ def test_the_b_factor_form_is_used_where_one_is_given():
 def test_an_impossible_dose_is_refused(dose):
     with pytest.raises(ParameterError, match="dose"):
         exposure_filter(0.1, dose)
+
+
+def test_particles_made_for_relion_are_our_projections_times_our_ctf(reference):
+    folder = reference / "relion_spa"
+    particles = StarReader().read_particles(ReadRequest(folder / "particles.star"))
+    group = particles.optics[0]
+    with (
+        mrcfile.open(folder / "particles_true.mrc") as truth,
+        mrcfile.open(folder / "particles.mrcs") as stack,
+    ):
+        volume, images = spline_filter(np.array(truth.data, np.float64)), np.array(stack.data[:6])
+    axis = np.arange(64) - 32
+    z, y, x = np.meshgrid(axis, axis, axis, indexing="ij")
+    values = ctf(*slice_frequencies(64, group), group, particles.ctf.take(np.arange(6)))
+    for number, image in enumerate(images):
+        shift = particles.shifts_angst[number] / group.pixel_size_angst
+        points = np.stack([x - shift[0], y - shift[1], z]).reshape(3, -1)
+        sources = (particles.rotations[number].T @ points)[::-1] + 32
+        projection = map_coordinates(volume, sources, prefilter=False).reshape(64, 64, 64).sum(axis=0)
+        expected = np.fft.irfft2(np.fft.rfft2(projection) * values[number])
+        assert np.corrcoef(expected.ravel(), image.ravel())[0, 1] > 0.95
