@@ -53,7 +53,7 @@ bench: $(VENV)/.dev  ## speed of the parts that matter
 	$(BIN)/python -m pytest benchmarks --benchmark-only
 
 docs: $(VENV)/.docs  ## the manual, as site/index.html
-	$(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 clean:  ## remove everything that make made
 	rm -rf $(VENV) demo site dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks .import_linter_cache
