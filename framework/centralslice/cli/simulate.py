@@ -53,7 +53,7 @@ def _add_object(parser: argparse.ArgumentParser) -> None:
     )
     what.add_argument(
         "--sigma", type=float, nargs=2, metavar=("MIN", "MAX"),
-        help=f"Å (default {_SIGMAS_PIXEL[0]:g} to {_SIGMAS_PIXEL[1]:g} pixels, at most {_SIGMA_OF_BOX} × box)",
+        help=f"Å (default {_SIGMAS_PIXEL[0]:g} to {_SIGMAS_PIXEL[1]:g} pixels, up to {_SIGMA_OF_BOX} × box)",
     )  # fmt: skip
     what.add_argument(
         "--model", type=Path, metavar="FILE",
