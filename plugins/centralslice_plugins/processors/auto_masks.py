@@ -65,7 +65,7 @@ class ConnectedMask(BuiltinProcessor):
         found = self._density(data)
         if not found.any():
             raise InputError(
-                f"{self.plugin_name}: no density is connected to a seed; lower the threshold or give other seeds"
+                f"{self.plugin_name}: no density is connected to a seed; lower the threshold or change seeds"
             )
         mask = softened(found, self.nshells, self.nshellsgauss)
         if self.return_mask:

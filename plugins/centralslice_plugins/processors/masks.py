@@ -49,7 +49,8 @@ class RadialMask(BuiltinProcessor):
     def _outside(self, radius: FloatArray, outer: float) -> FloatArray:
         """How far each pixel is outside the kept shell, pixels; 0 inside."""
         beyond: FloatArray = np.maximum(radius - outer, 0.0)
-        return np.maximum(beyond, self.inner_radius - radius)
+        away: FloatArray = np.maximum(beyond, self.inner_radius - radius)
+        return away
 
     @abstractmethod
     def _masked(self, data: FloatArray, radius: FloatArray, outer: float) -> FloatArray:
@@ -87,7 +88,10 @@ class SoftMask(RadialMask):
 
 @dataclass(frozen=True, kw_only=True)
 class GaussianMask(RadialMask):
-    """Multiplies by ``exp(−(r/outer)^exponent)``; with an inner radius by 1 inside it and by r − inner beyond."""
+    """Multiplies by ``exp(−(r/outer)^exponent)``.
+
+    With an inner radius r counts from there, and inside the factor is 1.
+    """
 
     plugin_name: ClassVar[str] = "mask.gaussian"
     exponent: float = parameter(2.0, "", "exponent of the fall-off")
@@ -125,9 +129,9 @@ class RingmeanMask(RadialMask):
 class CylinderMask(BuiltinProcessor):
     """Multiplies a map by a cylinder sector about z, optionally with linear edges in angle and height.
 
-    Kept are ``inner_radius ≤ ρ < outer_radius``, ``|φ − phicen| ≤ phirange`` and ``zmin ≤ z ≤ zmax``. With
-    ``phitriangle`` the weight falls linearly to 0 over ``phitrirange`` more degrees; ``ztriangle`` is the part
-    of the half height over which it rises from the ends (1: a triangle).
+    Kept are ``inner_radius ≤ ρ < outer_radius``, ``|φ − phicen| ≤ phirange`` and ``zmin ≤ z ≤ zmax``.
+    With ``phitriangle`` the weight falls linearly to 0 over ``phitrirange`` more degrees; ``ztriangle`` is
+    the part of the half height over which it rises from the ends (1: a triangle).
     """
 
     plugin_name: ClassVar[str] = "mask.cylinder"
@@ -169,7 +173,8 @@ class CylinderMask(BuiltinProcessor):
     def _angle_weight(self, angle: FloatArray) -> FloatArray:
         away = np.abs((angle - self.phicen + 180.0) % 360.0 - 180.0) - self.phirange
         if self.phitriangle:
-            return np.clip(1.0 - away / self.phitrirange, 0.0, 1.0)
+            slope: FloatArray = np.clip(1.0 - away / self.phitrirange, 0.0, 1.0)
+            return slope
         inside: FloatArray = (away <= 1e-9).astype(np.float64)
         return inside
 
@@ -202,7 +207,7 @@ class MaskFromFile(BuiltinProcessor):
 
 
 def edge_weights(size: int, first: int, last: int, apodize: bool) -> FloatArray:
-    """0 in the outer ``first`` and ``last`` pixels of an axis, 1 further in; optionally a raised-cosine rise."""
+    """0 in the outer ``first`` and ``last`` pixels of an axis, 1 further in; optionally a smooth rise."""
     weights = np.ones(size)
     weights[:first] = 0.0
     weights[size - last :] = 0.0

@@ -27,8 +27,8 @@ def side_map(path: str, shape: tuple[int, ...], plugin_name: str) -> FloatArray:
         data = data[0]
     if data.shape != shape:
         raise FormatError(
-            f"{plugin_name}: {path}: expected the size of the data {size_text(shape)}, got {size_text(data.shape)} "
-            "(x × y × z); clip or resample it first"
+            f"{plugin_name}: {path}: expected the size of the data {size_text(shape)}, "
+            f"got {size_text(data.shape)} (x × y × z); clip or resample it first"
         )
     return data
 

@@ -129,7 +129,8 @@ def clamped(data: FloatArray, low: float, high: float, outlier: float | None) ->
     if outlier is None:
         kept: FloatArray = np.clip(data, low, high)
         return kept
-    return np.where((data < low) | (data > high), outlier, data)
+    replaced: FloatArray = np.where((data < low) | (data > high), outlier, data)
+    return replaced
 
 
 @dataclass(frozen=True, kw_only=True)
