@@ -156,7 +156,7 @@ def is_ctf_text(text: str) -> bool:
 
 
 def ctf_from_text(text: str) -> Eman2Ctf:
-    """A CTF from EMAN2's or EMAN1's string.
+    """A CTF from EMAN2's or EMAN1's string; EMAN1's amplitude and noise figures do not belong to the CTF.
 
     Raises
     ------

@@ -67,6 +67,12 @@ class HeaderTable:
     def __len__(self) -> int:
         return len(self.file_number)
 
+    def numbers(self) -> dict[str, FloatArray]:
+        """The columns of single numbers by EMAN2's names."""
+        return {
+            "ptcl_repr": self.weight, "class_qual": self.quality, "model_id": self.model, "apix_x": self.pixel,
+        }  # fmt: skip
+
 
 def particles_from_headers(source: Path, table: HeaderTable, convention: ShiftConvention) -> Particles:
     """Particles of a table of headers.
@@ -81,6 +87,7 @@ def particles_from_headers(source: Path, table: HeaderTable, convention: ShiftCo
     if not len(table):
         raise FormatError(f"{source}: holds no image")
     _refuse_bad_transforms(source, table)
+    _refuse_infinite(source, table)
     rotations, shifts = poses_from_transforms(table.transforms, convention)
     weight = np.where(np.isnan(table.weight), 1.0, table.weight)
     quality = np.where(np.isnan(table.quality), 1.0 / (weight + 1e-5), table.quality)
@@ -125,16 +132,18 @@ def _refuse_bad_transforms(source: Path, table: HeaderTable) -> None:
         )
 
 
+def _refuse_infinite(source: Path, table: HeaderTable) -> None:
+    for name, values in table.numbers().items():
+        rows = np.flatnonzero(np.isinf(values))
+        if rows.size:
+            image = f"{table.files[table.file_number[rows[0]]]}, image {table.image_number[rows[0]] + 1}"
+            raise FormatError(f"{source}: {name} is infinite in {rows.size} images, the first is {image}")
+
+
 def _columns(table: HeaderTable) -> dict[str, NDArray[Any]]:
     """The attributes by EMAN2's names, as far as any image has them."""
     columns: dict[str, NDArray[Any]] = {"xform.projection": table.transforms.reshape(-1, 12)}
-    given = {
-        "ptcl_repr": table.weight,
-        "class_qual": table.quality,
-        "model_id": table.model,
-        "apix_x": table.pixel,
-    }
-    columns |= {name: values for name, values in given.items() if not np.isnan(values).all()}
+    columns |= {name: values for name, values in table.numbers().items() if not np.isnan(values).all()}
     return columns
 
 
