@@ -116,6 +116,13 @@ def test_options_are_not_abbreviated() -> None:
         parser.parse_args(["--thread", "3"])
 
 
+@pytest.mark.parametrize("text", ["-1e-3", "-3", "-.5", "-2.", "-1.5E+2"])
+def test_a_negative_number_is_a_value_and_no_option(text: str) -> None:
+    parser = Parser(prog="p")
+    parser.add_argument("--shift", type=float, nargs=2)
+    assert parser.parse_args(["--shift", text, "0"]).shift == [float(text), 0.0]
+
+
 def test_nothing_is_guessed_where_nothing_is_near() -> None:
     assert did_you_mean("zzz", ["make3d"]) == ""
 

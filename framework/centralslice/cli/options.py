@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from centralslice.plugin.registry import Registry
 
 _CHOICE = re.compile(r"invalid choice: (?P<got>'[^']*'|\S+) \(choose from (?P<known>.*)\)")
+_NEGATIVE_NUMBER = re.compile(r"-(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\Z")
 
 
 class Parser(argparse.ArgumentParser):
@@ -25,6 +26,8 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**{**kwargs, "allow_abbrev": False})
+        # argparse of Python < 3.14 takes -1e-3 for an option
+        self._negative_number_matcher = _NEGATIVE_NUMBER
         self.add_argument(
             "--debug", action="store_true", default=argparse.SUPPRESS,
             help="show the Python traceback of an error (also: CENTRALSLICE_DEBUG=1)",
