@@ -160,6 +160,25 @@ def test_strands_multiply_the_helix():
     assert_allclose(point_group, rotation_z([0.0, 180.0]), atol=1e-15)
 
 
+@pytest.mark.parametrize(("twist", "least", "most"), [(31.7, 0.8, 1.0), (-31.7, -1.0, 0.5)])
+def test_a_helical_map_made_by_relion_has_our_sense_of_twist(reference, twist, least, most):
+    helix = Helical(3, 1, twist, 13.3)
+    with mrcfile.open(reference / "relion_tomo/out/helix/merged.mrc", permissive=True) as file:
+        data = np.array(file.data, np.float64)
+    axis = np.arange(48) - 24
+    z, y, x = np.meshgrid(axis, axis, axis, indexing="ij")
+    inside = (x**2 + y**2 < 16**2) & (np.abs(z) < 9)
+    points = np.stack([x[inside], y[inside], z[inside]])
+    coefficients = spline_filter(data)
+    values = [
+        map_coordinates(coefficients, (rotation @ points + shift[:, None] / 4.0)[::-1] + 24, prefilter=False)
+        for rotation, shift in zip(helix.rotations(), helix.translations_angst(), strict=True)
+    ]
+    correlations = np.corrcoef(values)[0, 1:]
+    assert least < correlations.min()
+    assert correlations.max() < most
+
+
 def correlation_after(path: Path, symmetry: Symmetry) -> float:
     """Smallest correlation of a map with itself after an operator, inside a sphere."""
     with mrcfile.open(path, permissive=True) as file:
