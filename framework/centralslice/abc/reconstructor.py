@@ -131,6 +131,8 @@ class PassContext:
         (n, 3, 3) operators, identity first, that the reconstructor must average over at finish
         because the slices were not inserted under them; only given to a reconstructor whose
         ``symmetrises_grid`` is True.
+    iteration_mask
+        Real-space mask (z, y, x), centred, that an iterative reconstructor keeps the map within, or None.
     parallel
         Threads for finish.
     """
@@ -143,6 +145,7 @@ class PassContext:
     wiener_snr: float | None = None
     ctf_weighted: bool = False
     grid_symmetry: FloatArray | None = None
+    iteration_mask: FloatArray | None = None
     parallel: ParallelMap = serial_map
 
 
