@@ -142,11 +142,7 @@ _MODULES: dict[str, tuple[tuple[str, str, str], ...]] = {
     ),
     "masks": (
         ("mask.sharp", "SharpMask", "Replaces what is outside inner_radius ≤ r < outer_radius by a value."),
-        (
-            "mask.soft",
-            "SoftMask",
-            "Spherical mask with a Gaussian edge: ``value + (v − value) exp(−(d/width)²)`` at distance d outside.",
-        ),
+        ("mask.soft", "SoftMask", "Spherical mask with a Gaussian edge."),
         ("mask.gaussian", "GaussianMask", "Multiplies by ``exp(−(r/outer)^exponent)``."),
         (
             "mask.ringmean",
@@ -156,7 +152,7 @@ _MODULES: dict[str, tuple[tuple[str, str, str], ...]] = {
         (
             "mask.cylinder",
             "CylinderMask",
-            "Multiplies a map by a cylinder sector about z, optionally with linear edges in angle and height.",
+            "Multiplies a map by a cylinder sector about z, with optional linear edges.",
         ),
         ("mask.fromfile", "MaskFromFile", "Multiplies by a mask file, or keeps one level of it."),
         ("mask.zeroedge2d", "ZeroEdge2d", "Zeroes margins of an image."),
@@ -271,7 +267,7 @@ _MODULES: dict[str, tuple[tuple[str, str, str], ...]] = {
         (
             "xform.scale",
             "Scale",
-            "Enlarges about the centre and clips to a cube (or square) of `clip` voxels; linear interpolation.",
+            "Enlarges about the centre by linear interpolation and clips to `clip` voxels a side.",
         ),
         (
             "xform.applysym",

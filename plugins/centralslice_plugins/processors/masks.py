@@ -70,7 +70,10 @@ class SharpMask(RadialMask):
 
 @dataclass(frozen=True, kw_only=True)
 class SoftMask(RadialMask):
-    """Spherical mask with a Gaussian edge: ``value + (v − value) exp(−(d/width)²)`` at distance d outside."""
+    """Spherical mask with a Gaussian edge.
+
+    ``value + (v − value) exp(−(d/width)²)`` at a distance d outside the kept shell.
+    """
 
     plugin_name: ClassVar[str] = "mask.soft"
     value: float = parameter(0.0, "", "value outside")
@@ -127,7 +130,7 @@ class RingmeanMask(RadialMask):
 
 @dataclass(frozen=True, kw_only=True)
 class CylinderMask(BuiltinProcessor):
-    """Multiplies a map by a cylinder sector about z, optionally with linear edges in angle and height.
+    """Multiplies a map by a cylinder sector about z, with optional linear edges.
 
     Kept are ``inner_radius ≤ ρ < outer_radius``, ``|φ − phicen| ≤ phirange`` and ``zmin ≤ z ≤ zmax``.
     With ``phitriangle`` the weight falls linearly to 0 over ``phitrirange`` more degrees; ``ztriangle`` is

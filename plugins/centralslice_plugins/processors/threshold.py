@@ -121,7 +121,8 @@ class NotZero(PointwiseMap):
     plugin_name: ClassVar[str] = "threshold.notzero"
 
     def _value(self, data: FloatArray) -> FloatArray:
-        return (data != 0).astype(data.dtype)
+        found: FloatArray = (data != 0).astype(data.dtype)
+        return found
 
 
 def clamped(data: FloatArray, low: float, high: float, outlier: float | None) -> FloatArray:

@@ -108,7 +108,7 @@ class Xform(BuiltinProcessor):
 
 @dataclass(frozen=True, kw_only=True)
 class Scale(BuiltinProcessor):
-    """Enlarges about the centre and clips to a cube (or square) of `clip` voxels; linear interpolation."""
+    """Enlarges about the centre by linear interpolation and clips to `clip` voxels a side."""
 
     plugin_name: ClassVar[str] = "xform.scale"
     scale: float = parameter(unit="", doc="enlargement; the voxel size is divided by it")
