@@ -25,11 +25,11 @@ def compat_plan(geometry: MapGeometry, passes: int = 1) -> SumsPlan:
     return SumsPlan({"voxels": (size, size, size // 2 + 1, 4)}, geometry.precision, size, finish_bytes, passes)
 
 
-def finish_as_eman2(voxels: FloatArray, context: PassContext) -> FloatArray:
+def finish_as_eman2(voxels: FloatArray, context: PassContext, with_seed: bool = True) -> FloatArray:
     """The map of the whole Fourier volume: weights paired, seed added, divided without floor, transformed."""
     values: ComplexArray = voxels[..., 0] + 1j * voxels[..., 1]
     weights = paired_weights(voxels[..., 2])
-    if context.seed is not None:
+    if with_seed and context.seed is not None:
         add_seed(values, weights, context.seed)
     if context.wiener_snr is not None:
         weights = np.where(weights != 0, weights + 1.0 / context.wiener_snr, 0).astype(weights.dtype)
@@ -105,7 +105,11 @@ def fit_box(data: FloatArray, size: int) -> FloatArray:
 
 def divide(values: ComplexArray, weights: FloatArray) -> ComplexArray:
     """``values / weights`` where a weight is not exactly 0, without floor; 0 elsewhere."""
-    return np.divide(values, weights, out=np.zeros_like(values), where=weights != 0)
+    result = np.zeros_like(values)
+    # part by part: weights down to the smallest denormal occur, whose complex reciprocal overflows
+    np.divide(values.real, weights, out=result.real, where=weights != 0)
+    np.divide(values.imag, weights, out=result.imag, where=weights != 0)
+    return result
 
 
 def to_map(spectrum: ComplexArray) -> FloatArray:

@@ -21,6 +21,9 @@ NEAREST, TRILINEAR, GAUSS_2, GAUSS_3, GAUSS_5, GAUSS_VAR = range(6)
 #: Squared 1/e half widths of the fixed Gaussians, voxels².
 I2, I3, I5 = 4.0 / math.pi**2, 6.4 / math.pi**2, 10.4 / math.pi**2
 
+#: Weights below the smallest normal float32 are lost in the peer, which decides what its tails fill.
+SMALLEST_NORMAL = np.float32(np.finfo(np.float32).tiny)
+
 _TABLE_EXP = np.exp(-np.arange(1000) / 50.0)
 
 
@@ -182,4 +185,6 @@ def insert_as_eman2(samples: Any, rows: Any, grid: Any, mode: int, limit: float,
                                 g = (1.0 - abs(i - px)) * (1.0 - abs(j - py)) * (1.0 - abs(k - pz))
                             else:
                                 g = factor * table_exp(-h * ((i - px) ** 2 + (j - py) ** 2 + (k - pz) ** 2))
-                            add_as_eman2(grid, i, j, k, (re * g, im * g, weight * g), z_lo, z_hi)
+                            g = np.float32(g)
+                            if g >= SMALLEST_NORMAL:
+                                add_as_eman2(grid, i, j, k, (re * g, im * g, weight * g), z_lo, z_hi)
