@@ -185,6 +185,20 @@ def test_a_reader_that_goes_away_is_no_error() -> None:
     assert done.stderr == "141\n"
 
 
+def test_letters_that_a_terminal_lacks_are_escaped() -> None:
+    done = run_python("-m", "centralslice.cli", "simulate", "--help", PYTHONIOENCODING="ascii")
+    assert done.returncode == 0
+    assert "\\xc5" in done.stdout
+
+
+def test_closed_output_is_no_error() -> None:
+    done = subprocess.run(
+        ["bash", "-c", f"{sys.executable} -m centralslice.cli plugins list >&-"],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def broken_plugin(folder: Path) -> None:
     (folder / "shattered.py").write_text("raise RuntimeError('glass')\n")
     info = folder / "shattered-1.0.dist-info"

@@ -1,8 +1,18 @@
-"""The processor: what it is for, and what every processor owes."""
+"""The processor: what every processor owes, and what this one is for."""
 
 import numpy as np
 
 from acme_recon.processors import Clip
+from centralslice.abc.processor import Processor
+from centralslice.testing.processor import ProcessorContract
+
+
+class TestClip(ProcessorContract):
+    """All tests are inherited."""
+
+    def make(self) -> Processor:
+        """With a parameter that makes a difference on the contract's data."""
+        return Clip(sigmas=1.5)
 
 
 def test_a_hot_pixel_is_limited_and_the_rest_is_kept() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import importlib.util
+import io
 import os
 import select
 import sys
@@ -77,13 +78,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         141 if whoever read the output went away.
     """
     given = normalise(sys.argv[1:] if argv is None else argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # Å and σ must not end a run on an ASCII terminal
     debug = "--debug" in given or os.environ.get(DEBUG_VARIABLE, "") not in ("", "0")
     try:
         code = _dispatch(given)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # None: closed by the caller (>&-)
+            sys.stdout.flush()
         return code
     except SystemExit as stop:  # argparse ends --help and --version this way
-        return stop.code if isinstance(stop.code, int) else 0
+        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     except BrokenPipeError as error:
         return EXIT_BROKEN_PIPE if _stdout_is_gone() else _report(error, debug)
     # the one place where every error ends: a line for the user, the traceback on request
