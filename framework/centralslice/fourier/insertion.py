@@ -44,7 +44,7 @@ def insert_batch(
     views = batch.views
     kind = voxels.dtype
     _insert(
-        voxels, batch.samples.astype(kind, copy=False), batch.size, min(batch.max_radius, grid.max_radius),
+        voxels, batch.samples.astype(kind, copy=False), batch.size, batch.max_radius,
         views.slice_number, np.ascontiguousarray(views.matrices * grid.oversampling), views.shifts,
         views.factors, window.coefficients.astype(kind), (0,) * window.width, grid.middle, grid.margin,
         z_range[0], z_range[1],
@@ -81,13 +81,17 @@ def _insert(  # noqa: PLR0913 - one numeric kernel, called from one place
         image = samples[slice_number[view]]
         m = matrices[view]
         ax, ay, az = m[0, 0], m[0, 1], m[0, 2]
-        stretch = math.sqrt(ax * ax + ay * ay + az * az)
+        # largest radius of this slice that stays inside the sphere of the grid, whatever its pixel size
+        along, across = ax * ax + ay * ay + az * az, m[1, 0] ** 2 + m[1, 1] ** 2 + m[1, 2] ** 2
+        skew = ax * m[1, 0] + ay * m[1, 1] + az * m[1, 2]
+        stretch = math.sqrt(0.5 * (along + across) + math.hypot(0.5 * (along - across), skew))
+        reach = min(max_radius, (middle - margin + 1e-6) / stretch)
         factor = factors[view]
         shift_x, shift_y = shifts[view, 0], shifts[view, 1]
         shifted = shift_x != 0.0 or shift_y != 0.0
         for row in range(size):
             ky = row if row <= (size - 1) // 2 else row - size
-            square = max_radius * max_radius - ky * ky
+            square = reach * reach - ky * ky
             if square < 0:
                 continue
             last = min(int(math.sqrt(square) + 1e-9), size // 2)
