@@ -28,8 +28,9 @@ from centralslice.fourier.transforms import crop_or_pad
 
 #: The density's transform is needed to lags of a whole box, twice as far as the map: hence the large grid.
 OVERSAMPLING, WIDTH = 2.25, 5
-#: Added to the normal matrix, as a share of its mean over each shell: what is not measured stays near zero.
-RIDGE = 1e-3
+#: Added to the normal matrix, as a share of its mean over each shell: what is not measured stays near zero;
+#: and as a share of the largest such mean: the gridded density is not more accurate than that.
+RIDGE, LEAST_RIDGE = 1e-3, 1e-4
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,10 @@ class LeastSquares:
             last = size
             masked = direction if mask is None else direction * mask
             image = matrix.apply(masked) if mask is None else matrix.apply(masked) * mask
-            length = size / _dot(direction, image)
+            curvature = _dot(direction, image)
+            if curvature <= 0.0:  # rounding: nothing is left to gain
+                break
+            length = size / curvature
             result += length * masked
             residual = residual - length * image
         return result
@@ -182,10 +186,10 @@ def _normal_matrix(density: FloatArray, grid: FourierGrid, context: PassContext)
     if context.seed is not None:
         seed = unit * _seed_weights(context.seed.weight, box)
     wiener = 0.0 if context.wiener_snr is None else 1.0 / context.wiener_snr
-    diagonal = seed + wiener * unit + RIDGE * mean
-    trusted = (radius <= grid.max_radius) & (mean > 1e-9 * means.max(initial=0.0))
-    total = np.where(trusted, mean, 0.0) + diagonal
-    inverse = np.divide(1.0, total, out=np.zeros_like(total), where=(trusted | (seed > 0)) & (total > 0))
+    diagonal = seed + wiener * unit + RIDGE * mean + LEAST_RIDGE * means.max()
+    reached = (radius <= grid.max_radius) | (seed > 0)
+    total = mean + diagonal
+    inverse = np.divide(1.0, total, out=np.zeros_like(total), where=reached & (total > 0))
     return NormalMatrix(density, diagonal.astype(kind), inverse.astype(kind), seed.astype(kind))
 
 
