@@ -53,9 +53,11 @@ class Transform:
 
 def faulty_transforms(matrices: FloatArray) -> BoolArray:
     """Which of (n, 3, 4) Transforms are not finite or not a scaled, maybe mirrored, rotation."""
-    linear = matrices[..., :3]
-    determinant = np.linalg.det(linear)
-    usable = np.isfinite(matrices).all(axis=(1, 2)) & (np.abs(determinant) > 0)
+    finite = np.isfinite(matrices).all(axis=(1, 2))
+    linear = np.where(finite[:, None, None], matrices[..., :3], 0.0)
+    with np.errstate(over="ignore", invalid="ignore"):
+        determinant = np.linalg.det(linear)
+    usable = np.isfinite(determinant) & (np.abs(determinant) > 0)
     scale = np.cbrt(np.abs(np.where(usable, determinant, 1.0)))
     unit = np.where(usable[:, None, None], linear, np.eye(3)) / scale[:, None, None]
     deviation = np.abs(np.swapaxes(unit, 1, 2) @ unit - np.eye(3)).max(axis=(1, 2))

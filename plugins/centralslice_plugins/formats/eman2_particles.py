@@ -70,8 +70,11 @@ class HeaderTable:
     def numbers(self) -> dict[str, FloatArray]:
         """The columns of single numbers by EMAN2's names."""
         return {
-            "ptcl_repr": self.weight, "class_qual": self.quality, "model_id": self.model, "apix_x": self.pixel,
-        }  # fmt: skip
+            "ptcl_repr": self.weight,
+            "class_qual": self.quality,
+            "model_id": self.model,
+            "apix_x": self.pixel,
+        }
 
 
 def particles_from_headers(source: Path, table: HeaderTable, convention: ShiftConvention) -> Particles:
