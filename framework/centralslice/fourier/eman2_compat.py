@@ -23,14 +23,16 @@ RADIUS_MARGIN = 3
 def subtract_edge_mean(images: FloatArray) -> FloatArray:
     """``images`` (b, y, x) less the mean of each one's border, the corner pixels counted twice."""
     height, width = images.shape[1:]
-    border = images[:, [0, -1], :].sum((1, 2), dtype=np.float64) + images[:, :, [0, -1]].sum((1, 2), dtype=np.float64)
+    border = images[:, [0, -1], :].sum((1, 2), dtype=np.float64) + images[:, :, [0, -1]].sum(
+        (1, 2), dtype=np.float64
+    )
     mean = (border / (2 * width + 2 * height)).astype(images.dtype)
     result: FloatArray = images - mean[:, None, None]
     return result
 
 
 def pad_or_crop(images: FloatArray, size: int) -> FloatArray:
-    """``images`` (b, y, x) in square boxes of ``size`` pixels, filled with 0, origin offset ⌊(old − new) / 2⌋."""
+    """``images`` (b, y, x) in square boxes, filled with 0, origin offset ⌊(old − new) / 2⌋."""
     result = np.zeros((len(images), size, size), images.dtype)
     taken, placed = zip(*(_overlap(old, size) for old in images.shape[1:]), strict=True)
     result[:, placed[0], placed[1]] = images[:, taken[0], taken[1]]
@@ -45,7 +47,7 @@ def _overlap(old: int, new: int) -> tuple[slice, slice]:
 
 
 def mask_tilted_edges(images: FloatArray, altitudes_deg: FloatArray) -> None:
-    """Zero ``⌊nx (1 − cos alt) / 2⌋`` columns on both sides of each padded image, in place (``--altedgemask``)."""
+    """Zero ``⌊nx (1 − cos alt) / 2⌋`` columns on both sides of each image, in place (``--altedgemask``)."""
     width = images.shape[2]
     for image, altitude in zip(images, altitudes_deg, strict=True):
         columns = int(width * (1.0 - math.cos(math.radians(float(altitude)))) / 2.0)
@@ -133,7 +135,9 @@ def prepare_eman2(
         If ``pad`` is odd or not positive.
     """
     if pad < 2 or pad % 2:
-        raise ParameterError(f"--pad: expected an even size with --compat eman2, got {pad}; EMAN2 distorts odd boxes")
+        raise ParameterError(
+            f"--pad: expected an even size with --compat eman2, got {pad}; EMAN2 distorts odd boxes"
+        )
     padded = pad_or_crop(images, pad)
     if altitudes_deg is not None:
         mask_tilted_edges(padded, altitudes_deg)

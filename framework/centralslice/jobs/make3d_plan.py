@@ -1,0 +1,417 @@
+"""Everything a make3d run decides before it allocates or computes: inputs checked, plugins made, memory known."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from centralslice.abc.parameters import parameters_of
+from centralslice.abc.processor import Processor
+from centralslice.abc.reader import ReadRequest, ShiftConvention
+from centralslice.abc.reconstructor import MapGeometry, Reconstructor, SumsPlan
+from centralslice.abc.symmetry import Symmetry
+from centralslice.abc.writer import Writer
+from centralslice.conventions import FloatArray
+from centralslice.data.files import refuse_existing
+from centralslice.data.particles import OpticsGroup, Particles
+from centralslice.errors import ParameterError, SelectionError
+from centralslice.fourier.grid import fast_even_size
+from centralslice.fourier.prepare import CtfMode
+from centralslice.geometry.groups import grid_subgroup
+from centralslice.jobs.make3d_settings import Make3dSettings
+from centralslice.jobs.particle_images import StackPool, check_stacks
+from centralslice.jobs.selection import Selection, select
+from centralslice.jobs.slice_batches import CopyRules
+from centralslice.plugin.registry import Registry
+
+#: Bytes of samples that are prepared at a time; a block is as many images, whatever the machine.
+BATCH_BYTES = 160 * 2**20
+#: The interpreter and its libraries, as measured after import.
+BASE_BYTES = 220 * 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Outputs:
+    """The files of a run; None where the run does not write one."""
+
+    merged: Path
+    manifest: Path
+    half1: Path | None = None
+    half2: Path | None = None
+    fsc_table: Path | None = None
+    fsc_plot: Path | None = None
+    norm: Path | None = None
+
+    def all(self) -> tuple[Path, ...]:
+        """Every file that will be written."""
+        named = (self.merged, self.half1, self.half2, self.fsc_table, self.fsc_plot, self.norm, self.manifest)
+        return tuple(path for path in named if path is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class Make3dPlan:
+    """A run, decided.
+
+    Attributes
+    ----------
+    settings, particles, selection
+        The user's choice and the particles used (pixel sizes known), in the order they will be inserted.
+    geometry, reconstructor, sums
+        The wanted map, who makes it and what it needs.
+    slice_size
+        Size of the padded images.
+    output_shape
+        (z, y, x) of the written map.
+    ctf_modes
+        Per optics group.
+    symmetry, copies, grid_symmetry
+        The symmetry, the operators slices are inserted under, and those the sums are averaged over.
+    preprocessors, postprocessors
+        Made and checked.
+    writer
+        Of the maps.
+    outputs
+        The files.
+    block_images
+        Images in a block.
+    source_count
+        Rows of the metadata file.
+    notes
+        Lines that explain choices and defaults.
+    """
+
+    settings: Make3dSettings
+    particles: Particles
+    selection: Selection
+    geometry: MapGeometry
+    reconstructor: Reconstructor
+    sums: SumsPlan
+    slice_size: int
+    output_shape: tuple[int, int, int]
+    ctf_modes: tuple[CtfMode, ...]
+    symmetry: Symmetry
+    copies: CopyRules
+    grid_symmetry: FloatArray | None
+    preprocessors: tuple[Processor, ...]
+    postprocessors: tuple[Processor, ...]
+    writer: Writer
+    outputs: Outputs
+    block_images: int
+    source_count: int
+    notes: tuple[str, ...]
+
+    @property
+    def has_halves(self) -> bool:
+        """Whether half maps are made."""
+        return self.outputs.half1 is not None
+
+    @property
+    def memory_bytes(self) -> int:
+        """Largest memory of the process, worked out: sums, finish or blocks, interpreter."""
+        size, image = self.slice_size, self.geometry.image_size
+        itemsize = self.geometry.precision.itemsize
+        block = self.block_images * (4 * itemsize * size * (size // 2 + 1) + 2 * 4 * image * image)
+        kept_maps = 2 * itemsize * image**3 if self.has_halves else 0
+        sets = 2 if self.has_halves else 1
+        return BASE_BYTES + sets * self.sums.nbytes + kept_maps + max(block, self.sums.finish_bytes)
+
+    def lines(self) -> list[str]:
+        """What ``--dry-run`` prints."""
+        settings, geometry = self.settings, self.geometry
+        half = np.bincount(self.particles.half_set, minlength=3)
+        dropped = ", ".join(f"{count} {reason}" for reason, count in self.selection.dropped.items()) or "none"
+        return [
+            f"input      {settings.input}: {len(self.particles):,} particles used, dropped: {dropped}",
+            f"half sets  none {half[0]:,}, 1: {half[1]:,}, 2: {half[2]:,}",
+            f"images     {geometry.image_size} px of {self.particles.optics[0].pixel_size_angst:g} Å, "
+            f"padded to {self.slice_size} px; {len(self.particles.optics)} optics group(s)",
+            f"CTF        {', '.join(sorted(set(self.ctf_modes)))}",
+            f"symmetry   {settings.sym}: {self.symmetry.order} operators",
+            f"method     {self.reconstructor!r}",
+            f"map        {'×'.join(map(str, reversed(self.output_shape)))} voxels of {geometry.voxel_size_angst:g} Å",
+            f"memory     {self.memory_bytes / 1e9:.2f} GB "
+            f"(sums {self.sums.nbytes / 1e9:.2f} GB each, finish {self.sums.finish_bytes / 1e9:.2f} GB)",
+            f"threads    {settings.threads}",
+            *(f"note       {note}" for note in self.notes),
+            *(f"output     {path}" for path in self.outputs.all()),
+        ]
+
+
+def read_particles(settings: Make3dSettings, registry: Registry, convention: ShiftConvention) -> Particles:
+    """The particles of the input as its reader gives them."""
+    request = ReadRequest(settings.input, settings.image_dir, settings.tlt, convention)
+    if settings.tlt is not None:
+        reader = registry.create("reader", "tlt")
+    else:
+        reader = registry.reader_for(settings.input, "particles")
+    particles: Particles = reader.read_particles(request)
+    if len(particles) == 0:
+        raise SelectionError(f"{settings.input}: holds no particles")
+    return particles
+
+
+def plan_make3d(settings: Make3dSettings, registry: Registry, particles: Particles) -> Make3dPlan:
+    """Decide everything; nothing is allocated and no image is read.
+
+    Parameters
+    ----------
+    settings
+        The options.
+    registry
+        Plugins.
+    particles
+        As :func:`read_particles` gives them.
+
+    Raises
+    ------
+    InputError
+        For whatever would make the run fail or its result wrong.
+    """
+    symmetry = registry.symmetry(settings.sym)
+    source_count = len(particles)
+    reconstructor = make_reconstructor(settings, registry)
+    preprocessors = tuple(_processor(text, 2, registry) for text in settings.preprocess)
+    postprocessors = tuple(_processor(text, 3, registry) for text in _postprocess(settings))
+    writer = registry.writer_for(settings.output, "volume")
+    particles, notes = with_pixel_sizes(particles, settings)
+    selection = select(particles, settings.selection)
+    particles = by_half_set(selection.particles)
+    if settings.use_ssnr and particles.ssnr is None:
+        raise ParameterError(f"--usessnr: {settings.input} has no SSNR curves (class_ssnr)")
+    halves = settings.half_maps == "auto" and settings.selection.subset is None
+    halves = halves and bool(np.any(particles.half_set == 1)) and bool(np.any(particles.half_set == 2))
+    _check_seed(settings, halves)
+    outputs = plan_outputs(settings, halves)
+    for path in outputs.all():
+        refuse_existing(path, settings.force)
+    with StackPool(particles.image_files, registry) as pool:
+        image_size = check_stacks(particles, pool).shape[0]
+    slice_size = _padded_size(settings.pad, image_size, "--pad") or image_size
+    voxel_size = particles.optics[0].pixel_size_angst
+    geometry = MapGeometry(
+        image_size=image_size,
+        slice_size=slice_size,
+        voxel_size_angst=voxel_size,
+        padded_size=_cube(settings.padvol, "--padvol") or (slice_size if settings.pad else None),
+        precision=np.dtype(settings.precision),
+        max_radius=None if settings.maxres is None else image_size * voxel_size / settings.maxres,
+    )
+    modes, ctf_notes = choose_ctf_modes(particles, settings)
+    copies, grid_symmetry = plan_copies(symmetry, reconstructor, settings)
+    itemsize = geometry.precision.itemsize
+    return Make3dPlan(
+        settings=settings,
+        particles=particles,
+        selection=selection,
+        geometry=geometry,
+        reconstructor=reconstructor,
+        sums=reconstructor.plan(geometry),
+        slice_size=slice_size,
+        output_shape=_output_shape(settings.outsize, image_size),
+        ctf_modes=modes,
+        symmetry=symmetry,
+        copies=copies,
+        grid_symmetry=grid_symmetry,
+        preprocessors=preprocessors,
+        postprocessors=postprocessors,
+        writer=writer,
+        outputs=outputs,
+        block_images=max(1, min(1024, BATCH_BYTES // (4 * itemsize * slice_size * (slice_size // 2 + 1)))),
+        source_count=source_count,
+        notes=(*particles.notes, *notes, *ctf_notes),
+    )
+
+
+def make_reconstructor(settings: Make3dSettings, registry: Registry) -> Reconstructor:
+    """The reconstructor of --mode with what other options say about it."""
+    spec = settings.mode or ("gauss_var" if settings.compat_eman2 else registry.default("reconstructor"))
+    name = registry.expand("reconstructor", spec)[0]
+    known = {entry.name for entry in parameters_of(registry.resolve("reconstructor", name))}
+    for wanted, parameter, text, option in (
+        (settings.compat_eman2, "compat", "true", "--compat eman2"),
+        (not settings.radial_correction, "radial_correction", "false", "--noradcor"),
+    ):
+        if wanted and parameter not in known:
+            raise ParameterError(f"{option}: mode '{name}' has no such variant; use one of EMAN2's modes, e.g. --mode gauss_2")
+        if wanted:
+            spec = f"{spec}:{parameter}={text}"
+    if settings.iteration_mask is not None and name != "iterative":
+        raise ParameterError(f"--itermask: only for --iterative, not for mode '{name}'")
+    made: Reconstructor = registry.create("reconstructor", spec)
+    return made
+
+
+def _processor(text: str, dimension: int, registry: Registry) -> Processor:
+    made: Processor = registry.create("processor", text)
+    if dimension not in made.dimensions:
+        kind = "images" if dimension == 2 else "maps"
+        raise ParameterError(f"processor '{text}': does not work on {kind}")
+    return made
+
+
+def _postprocess(settings: Make3dSettings) -> tuple[str, ...]:
+    """Structure factor first, then the user's."""
+    if settings.setsf is None or settings.setsf.lower() == "none":
+        return settings.postprocess
+    path = Path("strucfac.txt") if settings.setsf.lower() == "auto" else Path(settings.setsf)
+    if not path.is_file():
+        raise ParameterError(f"--setsf: {path} does not exist; give a file of s and intensity, or none")
+    compat = ":compat=true" if settings.compat_eman2 else ""
+    return (f'filter.setstrucfac:filename="{path}"{compat}', *settings.postprocess)
+
+
+def with_pixel_sizes(particles: Particles, settings: Make3dSettings) -> tuple[Particles, list[str]]:
+    """Particles whose groups all have a pixel size, ``--apix`` applied; shifts in pixels stay what they are."""
+    notes: list[str] = []
+    groups: list[OpticsGroup] = []
+    ratio = np.ones(len(particles.optics))
+    for number, group in enumerate(particles.optics):
+        old = group.pixel_size_angst
+        new = settings.apix or old or 1.0
+        if not old and not settings.apix:
+            notes.append(f"optics group '{group.name}': no pixel size in the metadata, 1 Å taken; give --apix")
+        if not new > 0:
+            raise ParameterError(f"--apix: expected > 0, got {new:g}")
+        ratio[number] = new / old if old else new
+        groups.append(replace(group, pixel_size_angst=new))
+    shifts = particles.shifts_angst * ratio[particles.optics_group][:, None]
+    return replace(particles, optics=tuple(groups), shifts_angst=shifts), notes
+
+
+def by_half_set(particles: Particles) -> Particles:
+    """All of half 1, then half 2, then those of none; file order inside, so blocks never depend on the run."""
+    order = np.argsort(np.where(particles.half_set == 0, 3, particles.half_set), kind="stable")
+    return particles.take(order)
+
+
+def _check_seed(settings: Make3dSettings, halves: bool) -> None:
+    if settings.seed is None:
+        return
+    if halves:
+        raise ParameterError(
+            "--seedmap: the same seed in both half maps would make their FSC meaningless; "
+            "use --half-maps no, or --subset 1 and 2 with a seed each"
+        )
+    if settings.seed.weight_map is not None and settings.seed.as_reference:
+        raise ParameterError("--seedweightmap: not with --useseedasref, which adds no seed")
+
+
+def plan_outputs(settings: Make3dSettings, halves: bool) -> Outputs:
+    """Names of all files: beside the map, with its stem."""
+    output = settings.output
+    norm = settings.save_norm
+
+    def beside(ending: str) -> Path:
+        return output.with_name(output.stem + ending)
+
+    manifest = beside("_manifest.json")
+    if not halves:
+        return Outputs(output, manifest, norm=norm)
+    return Outputs(
+        merged=output,
+        manifest=manifest,
+        half1=beside(f"_half1{output.suffix}"),
+        half2=beside(f"_half2{output.suffix}"),
+        fsc_table=beside("_fsc.star"),
+        fsc_plot=beside("_fsc.png"),
+        norm=norm,
+    )
+
+
+def choose_ctf_modes(particles: Particles, settings: Make3dSettings) -> tuple[tuple[CtfMode, ...], list[str]]:
+    """How the CTF enters for each optics group, and why."""
+    modes: list[CtfMode] = []
+    notes: list[str] = []
+    for group in particles.optics:
+        usable = particles.ctf is not None and group.voltage_kv > 0
+        if settings.ctf == "auto":
+            mode, reason = _automatic_ctf(group, usable, settings.compat_eman2)
+            notes.append(f"CTF of '{group.name}': {mode}, because {reason} (--ctf auto)")
+        else:
+            mode = settings.ctf
+            if mode != "none" and not usable:
+                raise ParameterError(
+                    f"--ctf {mode}: {settings.input} has no defocus or no voltage for optics group '{group.name}'; use --ctf none"
+                )
+            if mode in ("full", "flipped") and group.ctf_premultiplied:
+                raise ParameterError(
+                    f"--ctf {mode}: the images of optics group '{group.name}' are CTF-multiplied already; use --ctf auto"
+                )
+        modes.append(mode)
+    return tuple(modes), notes
+
+
+def _automatic_ctf(group: OpticsGroup, usable: bool, compat: bool) -> tuple[CtfMode, str]:
+    if compat:
+        return "none", "EMAN2's make3dpar takes images as they are"
+    if not usable:
+        return "none", "the metadata have no defocus or no voltage"
+    if group.ctf_premultiplied:
+        return "premultiplied", "the metadata say that the images are CTF-multiplied"
+    return "full", "the metadata have defocus and microscope"
+
+
+def plan_copies(
+    symmetry: Symmetry, reconstructor: Reconstructor, settings: Make3dSettings
+) -> tuple[CopyRules, FloatArray | None]:
+    """Operators for the slices and for the grid.
+
+    Operators that map the cubic grid onto itself are applied to the sums at finish, exactly; slices are
+    inserted only under one operator of each coset. The weights are those of one copy: averaged.
+    """
+    rotations, translations = symmetry.rotations(), symmetry.translations_angst()
+    if settings.compat_eman2:
+        return CopyRules(rotations, np.zeros_like(translations), 1.0, settings.fill_angle), None
+    if not symmetry.is_group or not reconstructor.symmetrises_grid:
+        return CopyRules(rotations, translations, 1 / len(rotations), settings.fill_angle), None
+    subgroup, representatives = grid_subgroup(rotations)
+    inverse = np.ascontiguousarray(np.swapaxes(representatives, 1, 2))
+    copies = CopyRules(inverse, np.zeros((len(inverse), 3)), 1 / len(inverse), settings.fill_angle)
+    return copies, subgroup if len(subgroup) > 1 else None
+
+
+def _numbers(text: str, option: str, counts: tuple[int, ...]) -> list[int]:
+    try:
+        values = [int(part) for part in text.split(",")]
+    except ValueError:
+        values = []
+    if len(values) not in counts:
+        wanted = " or ".join(",".join(["N"] * count) for count in counts)
+        raise ParameterError(f"{option}: expected {wanted}, got '{text}'")
+    return values
+
+
+def _padded_size(text: str | None, image_size: int, option: str) -> int | None:
+    """Size of the padded images; negative numbers ask for the next good size from 1.25 times the image."""
+    if text is None:
+        return None
+    values = _numbers(text, option, (1, 2))
+    if values[0] < 0:
+        return fast_even_size(math.ceil(1.25 * image_size))
+    if len(set(values)) > 1:
+        raise ParameterError(f"{option}: only square images are reconstructed, got {text}")
+    return values[0] or None
+
+
+def _cube(text: str | None, option: str) -> int | None:
+    if text is None:
+        return None
+    values = _numbers(text, option, (1, 3))
+    if len(set(values)) > 1:
+        raise ParameterError(f"{option}: the Fourier volume is a cube, got {text}")
+    if values[0] < 0:
+        raise ParameterError(f"{option}: expected a size in voxels, got {text}")
+    return values[0] or None
+
+
+def _output_shape(text: str | None, image_size: int) -> tuple[int, int, int]:
+    if text is None:
+        return (image_size,) * 3
+    values = _numbers(text, "--outsize", (1, 3))
+    if min(values) < 1:
+        raise ParameterError(f"--outsize: expected sizes of 1 voxel or more, got {text}")
+    x, y, z = values * 3 if len(values) == 1 else values
+    return z, y, x

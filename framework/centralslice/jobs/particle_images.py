@@ -1,0 +1,190 @@
+"""Particle images in order, chunk by chunk: read ahead, checked, background subtracted, preprocessed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from numba import njit
+
+from centralslice.abc.processor import Processor
+from centralslice.conventions import BoolArray, FloatArray, IntArray
+from centralslice.data.images import ImageStack, StackHeader
+from centralslice.data.particles import Particles
+from centralslice.errors import FormatError
+from centralslice.plugin.registry import Registry
+
+#: Open files at a time; stacks of one image each are common in old projects.
+OPEN_STACKS = 64
+
+
+class StackPool:
+    """Open image stacks of a run; the least recently used is closed beyond OPEN_STACKS."""
+
+    def __init__(self, files: Sequence[Path], registry: Registry) -> None:
+        self._files, self._registry = files, registry
+        self._open: dict[int, ImageStack] = {}
+
+    def stack(self, number: int) -> ImageStack:
+        """The stack of a file number, opened if need be."""
+        found = self._open.pop(number, None)
+        if found is None:
+            path = self._files[number]
+            found = self._registry.reader_for(path, "images").open_images(path)
+            if len(self._open) >= OPEN_STACKS:
+                self._open.pop(next(iter(self._open))).close()
+        self._open[number] = found
+        return found
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for stack in self._open.values():
+            stack.close()
+        self._open.clear()
+
+
+def check_stacks(particles: Particles, pool: StackPool) -> StackHeader:
+    """Check every image file against the metadata before any work.
+
+    Returns
+    -------
+        Header of the first stack.
+
+    Raises
+    ------
+    FormatError
+        For a stack with too few images, non-square images, or sizes that differ, naming file and row.
+    """
+    first: StackHeader | None = None
+    order = np.argsort(particles.file_number, kind="stable")
+    files, starts = np.unique(particles.file_number[order], return_index=True)
+    for number, rows in zip(files, np.split(order, starts[1:]), strict=True):
+        path, header = particles.image_files[number], pool.stack(int(number)).header
+        row = int(rows[np.argmax(particles.image_number[rows])])
+        asked = int(particles.image_number[row]) + 1
+        if asked > header.count:
+            raise FormatError(
+                f"{path}: holds {header.count} images, but {particles.source}, particle {_row(particles, row)}, "
+                f"asks for image {asked}"
+            )
+        if header.shape[0] != header.shape[1]:
+            raise FormatError(
+                f"{path}: images are {header.shape[1]}×{header.shape[0]} pixels "
+                f"({particles.source}, particle {_row(particles, int(rows[0]))}); expected square ones: clip or pad them first"
+            )
+        if first is not None and header.shape != first.shape:
+            raise FormatError(
+                f"{path}: images are {header.shape[0]} pixels wide ({particles.source}, particle "
+                f"{_row(particles, int(rows[0]))}), others are {first.shape[0]}; expected one box size: rescale them first"
+            )
+        first = header if first is None else first
+    if first is None:
+        raise FormatError(f"{particles.source}: no particles")
+    return first
+
+
+def _row(particles: Particles, row: int) -> int:
+    """1-based row of the metadata file."""
+    return int(particles.source_row[row]) + 1
+
+
+@dataclass(frozen=True, slots=True)
+class ImageChunk:
+    """Images ready for transforming: ``rows`` of the run's particles, ``images`` (b, n, n) float32.
+
+    ``blank`` marks images of zero variance, which must not be inserted.
+    """
+
+    rows: IntArray
+    images: FloatArray
+    blank: BoolArray
+
+
+@dataclass(frozen=True, slots=True)
+class ImageSource:
+    """How the images of a run are read and treated."""
+
+    particles: Particles
+    pool: StackPool
+    preprocessors: tuple[Processor, ...]
+    pixel_sizes_angst: FloatArray
+
+    def chunks(self, rows: IntArray, size: int) -> Iterator[ImageChunk]:
+        """Chunks of at most ``size`` images, in the order of ``rows``; the next one is read meanwhile."""
+        pieces = [rows[start : start + size] for start in range(0, len(rows), size)]
+        with ThreadPoolExecutor(1) as reader:
+            waiting = reader.submit(self._read, pieces[0]) if pieces else None
+            for number in range(len(pieces)):
+                assert waiting is not None  # noqa: S101 - for the type checker; set while pieces remain
+                chunk = waiting.result()
+                waiting = reader.submit(self._read, pieces[number + 1]) if number + 1 < len(pieces) else None
+                yield chunk
+
+    def _read(self, rows: IntArray) -> ImageChunk:
+        particles = self.particles
+        images: FloatArray | None = None
+        for number in np.unique(particles.file_number[rows]):
+            at = np.flatnonzero(particles.file_number[rows] == number)
+            found = self.pool.stack(int(number)).read(particles.image_number[rows[at]])
+            if len(at) == len(rows):
+                images = np.ascontiguousarray(found, np.float32)
+                break
+            if images is None:
+                images = np.empty((len(rows), *found.shape[1:]), np.float32)
+            images[at] = found
+        if images is None:
+            raise FormatError(f"{particles.source}: no images to read")
+        return self._checked(rows, images)
+
+    def _checked(self, rows: IntArray, images: FloatArray) -> ImageChunk:
+        if not images.flags.writeable:
+            images = images.copy()
+        blank, finite = _subtract_edge_means(images)
+        if not finite.all():
+            bad = int(rows[np.argmin(finite)])
+            raise FormatError(
+                f"{self.particles.describe(bad)}: has pixels that are not finite numbers (particle "
+                f"{_row(self.particles, bad)} of {self.particles.source}); repair or remove it"
+            )
+        for processor in self.preprocessors:
+            processed = [
+                processor.apply(image, float(self.pixel_sizes_angst[row]))
+                for row, image in zip(rows, images, strict=True)
+            ]
+            images = np.stack(processed)
+        return ImageChunk(rows, images, blank)
+
+
+@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+def _subtract_edge_means(images: Any) -> Any:
+    """Subtract each image's border mean (corners twice, as EMAN2 counts) in place; which are flat, which finite."""
+    count, height, width = images.shape
+    blank, finite = np.zeros(count, np.bool_), np.ones(count, np.bool_)
+    for n in range(count):
+        image = images[n]
+        lowest, highest, total = image[0, 0], image[0, 0], 0.0
+        for y in range(height):
+            for x in range(width):
+                lowest, highest = min(lowest, image[y, x]), max(highest, image[y, x])
+                total += image[y, x]
+        finite[n] = np.isfinite(total)
+        blank[n] = lowest == highest
+        edge = 0.0
+        for x in range(width):
+            edge += image[0, x] + image[height - 1, x]
+        for y in range(height):
+            edge += image[y, 0] + image[y, width - 1]
+        mean = np.float32(edge / (2 * width + 2 * height))
+        for y in range(height):
+            for x in range(width):
+                image[y, x] -= mean
+    return blank, finite

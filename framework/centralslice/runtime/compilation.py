@@ -1,0 +1,33 @@
+"""Says once, on the first run, that kernels are being compiled."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import centralslice
+from centralslice.fourier import correction, insertion, prepare
+
+
+def announce_compilation(quiet: bool) -> None:
+    """Tell the user before the first run's one-time compilation, which takes about half a minute.
+
+    Numba writes its cache files under unique temporary names and renames them, so first runs at the same time
+    are safe; each compiles for itself.
+    """
+    kernels = (insertion._insert, prepare._fill_samples, correction._gather_slab)
+    cached = all(any(_cache_files(kernel)) for kernel in kernels)
+    if not cached and not quiet:
+        print("compiling kernels (once, about 30 s) …", file=sys.stderr, flush=True)
+
+
+def _cache_files(kernel: object) -> list[Path]:
+    """Index files of a kernel in numba's cache folder."""
+    stats = getattr(kernel, "stats", None)
+    folder = getattr(stats, "cache_path", None)
+    name = getattr(kernel, "__name__", "")
+    if not folder or not os.path.isdir(folder):
+        return []
+    module = getattr(kernel, "__module__", centralslice.__name__).rpartition(".")[2]
+    return list(Path(folder).glob(f"{module}.{name}-*.nbi"))

@@ -1,0 +1,58 @@
+"""Progress on stderr: a line that is rewritten on a terminal, a plain line now and then in a log."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TextIO
+
+#: Seconds between two lines in a log.
+LOG_INTERVAL = 30.0
+#: Seconds between two updates on a terminal.
+TERMINAL_INTERVAL = 0.2
+
+
+class Progress:
+    """Counts particles and says how fast they go.
+
+    Parameters
+    ----------
+    total
+        Particles of the whole run, all passes together.
+    quiet
+        Say nothing.
+    stream
+        Where to; stderr by default.
+    """
+
+    def __init__(self, total: int, quiet: bool = False, stream: TextIO | None = None) -> None:
+        self._total, self._done, self._quiet = total, 0, quiet
+        self._stream = sys.stderr if stream is None else stream
+        self._terminal = self._stream.isatty()
+        self._start = time.monotonic()
+        self._said = self._start
+
+    def advance(self, particles: int) -> None:
+        """So many more particles are done."""
+        self._done += particles
+        now = time.monotonic()
+        interval = TERMINAL_INTERVAL if self._terminal else LOG_INTERVAL
+        if not self._quiet and (now - self._said >= interval or (self._terminal and self._done >= self._total)):
+            self._said = now
+            self._say(now)
+
+    def close(self) -> None:
+        """End the terminal's line."""
+        if self._terminal and not self._quiet and self._said != self._start:
+            self._stream.write("\n")
+            self._stream.flush()
+
+    def _say(self, now: float) -> None:
+        rate = self._done / max(now - self._start, 1e-9)
+        left = (self._total - self._done) / rate if rate else 0.0
+        text = (
+            f"{self._done:,}/{self._total:,} particles ({100 * self._done / max(self._total, 1):.0f} %), "
+            f"{rate:,.0f}/s, {left:,.0f} s left"
+        )
+        self._stream.write(f"\r\x1b[K{text}" if self._terminal else f"{text}\n")
+        self._stream.flush()
