@@ -82,6 +82,19 @@ def test_a_block_may_hold_several_loops(tmp_path: Path) -> None:
     assert [len(table) for table in found.with_label("y")] == [2]
 
 
+def test_long_loops_and_many_blocks_are_read_to_their_ends(tmp_path: Path) -> None:
+    for rows in (63, 64, 65, 255, 256, 257, 1024):
+        text = LOOP + "".join(f"{row} x\n" for row in range(rows)) + "\ndata_next\n_a 1\n"
+        found = read(tmp_path, text)
+        assert found.table("particles").integers("rlnA").tolist() == list(range(rows))
+        assert len(found.table("next")) == 1
+        with pytest.raises(FormatError, match=f"row {rows + 1}: expected 2 values, got 1"):
+            read(tmp_path, text.replace("\ndata_next", "wrong\n\ndata_next"))
+    blocks = "".join(f"data_{number}\nloop_\n_x\n{number}\n\n" for number in range(300))
+    found = read(tmp_path, blocks)
+    assert [table.integers("x")[0] for table in found.by_block().values()] == list(range(300))[::-1]
+
+
 def test_a_list_entry_without_a_value_is_empty(tmp_path: Path) -> None:
     assert read(tmp_path, "data_a\n_x\n_y 2\n").table("a").texts("x").tolist() == [""]
 

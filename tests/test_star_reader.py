@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.ndimage import affine_transform
 
 from centralslice.abc.reader import ReadRequest
 from centralslice.data.particles import Particles
 from centralslice.errors import FileMissingError, FormatError
 from centralslice.geometry.eulers import matrices_to_relion, relion_to_matrices
+from centralslice.optics.ctf import ctf, slice_frequencies
 from centralslice.testing.reader import ReaderContract
 from centralslice_plugins.formats.groups import distinct_rows
 from centralslice_plugins.formats.star import read_star
@@ -350,6 +352,28 @@ def test_a_projection_s_centre_of_mass_is_the_posed_map_s(reference: Path) -> No
     expected = (found.rotations @ centre)[:, :2]
     np.testing.assert_allclose(seen / mass[:, None], expected, atol=0.15)
     assert np.abs(expected).max() > 1.0
+
+
+def test_images_with_ctf_and_noise_correlate_best_at_the_pose_s_shift(reference: Path) -> None:
+    folder = reference / "relion_spa"
+    found = StarReader().read_particles(ReadRequest(folder / "particles.star")).take(np.arange(12))
+    volume = MrcReader().read_volume(folder / "particles_true.mrc").data.astype(np.float64)
+    with MrcReader().open_images(found.image_files[0]) as stack:
+        images = np.fft.rfft2(stack.read(found.image_number).astype(np.float64))
+    assert found.ctf is not None
+    group = found.optics[0]
+    size = group.box_size
+    transfer = ctf(*slice_frequencies(size, group), group, found.ctf)
+    for number, rotation in enumerate(found.rotations):
+        # density at r of the turned map is the map's at Rᵀ r; arrays are zyx
+        turn = rotation.T[::-1, ::-1]
+        centre = np.full(3, size // 2)
+        turned = affine_transform(volume, turn, centre - turn @ centre, order=1)
+        model = np.fft.rfft2(turned.sum(axis=0)) * transfer[number]
+        match = np.fft.irfft2(images[number] * np.conj(model), (size, size))
+        row, column = np.unravel_index(np.argmax(match), match.shape)
+        seen = [(column + size // 2) % size - size // 2, (row + size // 2) % size - size // 2]
+        np.testing.assert_allclose(seen, found.shifts_angst[number] / group.pixel_size_angst, atol=1.0)
 
 
 class TestStarReader(ReaderContract):

@@ -126,6 +126,10 @@ class StarFile:
         """The first table of a block, or None."""
         return next((table for table in self.tables if table.block == block), None)
 
+    def by_block(self) -> dict[str, StarTable]:
+        """Block name to its first table, for files with thousands of blocks."""
+        return {table.block: table for table in reversed(self.tables)}
+
     def table(self, block: str) -> StarTable:
         """The first table of a block; raises FormatError listing the blocks there are."""
         found = self.find(block)
@@ -255,13 +259,14 @@ class _Scanner:
         if not labels:
             raise self.error(max(position - 1, 0), "loop_ without labels")
         columns = len(labels)
-        upper = self.data.count(b"\n", position) + 1
-        starts = np.empty(upper, np.int64)
-        rows, after, wrong = tokens.find_rows(self.array, position, columns, starts)
-        if wrong != -2:
-            raise self.ragged(block, labels, rows, after, wrong)
+        starts = np.empty(64, np.int64)
+        rows, after, how = tokens.find_rows(self.array, position, columns, starts, 0)
+        while how == tokens.FULL:
+            starts = np.concatenate([starts, np.empty(3 * rows, np.int64)])
+            rows, after, how = tokens.find_rows(self.array, after, columns, starts, rows)
+        if how != tokens.RIGHT:
+            raise self.ragged(block, labels, rows, after, how)
         cursor = starts[:rows].copy()
-        del starts
         values = {label: self.column(cursor) for label in labels}
         return StarTable(self.path, block, values, rows), after
 

@@ -22,6 +22,9 @@ _PLUS, _MINUS, _POINT, _ZERO, _NINE, _BIG_E, _SMALL_E = 43, 45, 46, 48, 57, 69, 
 #: What a token is, in the order of rising generality (see :func:`parse_numbers`).
 WHOLE, DECIMAL, HARD_DECIMAL, TEXT = 0, 1, 2, 3
 
+#: How :func:`find_rows` came to its end.
+RIGHT, FULL = -2, -3
+
 #: Powers of ten that are exact in float64.
 _EXACT_POWERS = np.array([10.0**n for n in range(23)])
 _EXACT_LIMIT = np.uint64(2**53)
@@ -83,7 +86,7 @@ def _is_keyword(data: Bytes, position: int) -> bool:
 
 
 @njit(nogil=True, cache=True)
-def find_rows(data: Bytes, position: int, columns: int, starts: Positions) -> tuple[int, int, int]:
+def find_rows(data: Bytes, position: int, columns: int, starts: Positions, rows: int) -> tuple[int, int, int]:
     """Find the rows of a loop of ``columns`` columns.
 
     Parameters
@@ -91,24 +94,28 @@ def find_rows(data: Bytes, position: int, columns: int, starts: Positions) -> tu
     data
         The whole file.
     position
-        Where the line behind the last label starts.
+        Where the line behind the last label starts, or behind the last row that was found.
     columns
         Number of labels.
     starts
-        Filled with the position of the first token of each row; as long as there may be rows at most.
+        Filled with the position of the first token of each row.
+    rows
+        Number of rows found before.
 
     Returns
     -------
         Number of rows; position of the line that ended the loop; number of tokens of the row that was
-        not right (−1: a quote is not closed), or −2 if all were right.
+        not right (−1: a quote is not closed), RIGHT, or FULL if ``starts`` has no room for another row.
 
     Notes
     -----
     Directly behind a row every line is a row (so a single column may hold names such as ``data_1.mrc``);
     behind a blank or comment line a lone ``data_…`` or ``loop_`` and any ``_label`` end the loop.
     """
-    rows, after_row = 0, False
+    after_row = rows > 0
     while position < len(data):
+        if rows == len(starts):
+            return rows, position, FULL
         count, first, following = count_tokens(data, position)
         if count == 0:
             after_row = False
@@ -125,7 +132,7 @@ def find_rows(data: Bytes, position: int, columns: int, starts: Positions) -> tu
         rows += 1
         after_row = True
         position = following
-    return rows, position, -2
+    return rows, position, RIGHT
 
 
 @njit(nogil=True, cache=True)
