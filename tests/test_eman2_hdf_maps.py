@@ -82,7 +82,7 @@ def test_a_quantised_range_holds_all_values_and_zero_exactly(low, high, bits, wh
     assert found.high >= high
     assert np.float32(found.low) == found.low
     assert np.float32(found.high) == found.high
-    assert found.high - found.low <= max(2.1 * (high - low) + 1, levels if whole else 0)
+    assert found.high - found.low <= max(3 * (high - low), levels if whole else 0)
     values = np.array([low, high, 0.0] if low <= 0 <= high else [low, high])
     stored = found.stored(values)
     back = stored * np.float32((found.high - found.low) / levels) + np.float32(found.low)

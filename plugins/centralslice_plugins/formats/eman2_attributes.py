@@ -53,7 +53,7 @@ class Transform:
 
 def faulty_transforms(matrices: FloatArray) -> BoolArray:
     """Which of (n, 3, 4) Transforms are not finite or not a scaled, maybe mirrored, rotation."""
-    finite = np.isfinite(matrices).all(axis=(1, 2))
+    finite: BoolArray = np.all(np.isfinite(matrices), axis=(1, 2))
     linear = np.where(finite[:, None, None], matrices[..., :3], 0.0)
     with np.errstate(over="ignore", invalid="ignore"):
         determinant = np.linalg.det(linear)

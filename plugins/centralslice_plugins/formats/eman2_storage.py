@@ -41,7 +41,7 @@ def quantisation_of(minimum: float, maximum: float, all_integers: bool, bits: in
     """The range for bit reduction: all values from smallest to largest, and 0 among the levels.
 
     Limits and levels are exact in float32, as they are stored. Integers keep a step of a power of two.
-    With one bit and both signs, 0 is not among the two levels.
+    With one bit the two levels are the limits.
 
     Raises
     ------
@@ -51,12 +51,11 @@ def quantisation_of(minimum: float, maximum: float, all_integers: bool, bits: in
     if not (np.isfinite(minimum) and np.isfinite(maximum)):
         raise ParameterError("values that are not finite cannot be quantised; use --compressbits -1")
     levels = 2**bits - 1
-    if all_integers and max(abs(minimum), abs(maximum)) + levels < 2**24:
-        step = 1.0
-        low = minimum
+    if bits > 1 and all_integers and max(abs(minimum), abs(maximum)) + levels < 2**24:
+        step, low = 1.0, minimum
         while low + step * levels < maximum:
             step *= 2
-            low = np.floor(minimum / step) * step
+            low = float(np.floor(minimum / step)) * step if minimum < 0 < maximum else minimum
         return Quantisation(low, low + step * levels, bits)
     if minimum < 0 < maximum and bits > 1:
         step = _short_above((maximum - minimum) / (levels - 1), 24 - bits)
