@@ -227,6 +227,7 @@ def test_files_that_are_no_tables_are_refused_before_anything_is_allocated(tmp_p
     for text, message in (
         (huge.ljust(117) + b"\n", "not a readable"),
         (objects.ljust(117) + b"\n", "not a readable"),
+        (huge.replace(b"}", b"(").ljust(117) + b"\n", "not a readable"),
         (b"os.system('true')".ljust(117) + b"\n", "not a readable"),
         (huge.replace(b"1000000000000000", b"0").ljust(117) + b"\n", "not a readable|holds no particles"),
     ):

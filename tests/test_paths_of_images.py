@@ -96,6 +96,8 @@ def test_a_folder_is_no_image_and_image_dir_must_be_one(project: Path) -> None:
         locate_images(["a.mrcs"], metadata(project), project / "absent")
     with pytest.raises(FormatError, match="is empty"):
         locate_images([""], metadata(project))
+    with pytest.raises(FormatError, match=r"control characters: 'a\\nb\.mrcs'"):
+        locate_images(["a\nb.mrcs"], metadata(project))
 
 
 def test_other_names_are_tried_after_the_name_itself(project: Path) -> None:

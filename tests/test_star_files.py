@@ -92,7 +92,7 @@ def test_long_loops_and_many_blocks_are_read_to_their_ends(tmp_path: Path) -> No
             read(tmp_path, text.replace("\ndata_next", "wrong\n\ndata_next"))
     blocks = "".join(f"data_{number}\nloop_\n_x\n{number}\n\n" for number in range(300))
     found = read(tmp_path, blocks)
-    assert [table.integers("x")[0] for table in found.by_block().values()] == list(range(300))[::-1]
+    assert [table.integers("x")[0] for table in found.by_block().values()] == list(range(300))
 
 
 def test_a_list_entry_without_a_value_is_empty(tmp_path: Path) -> None:

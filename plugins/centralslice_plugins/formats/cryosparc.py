@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,11 @@ _MAGIC = b"\x93NUMPY"
 _STREAM_MAGIC = b"\x94CSDAT"
 #: A header names some hundred fields at most; more is no particle file.
 _MAX_HEADER_BYTES = 200_000
+#: What NumPy raises for headers that are damaged in one way or another.
+_UNREADABLE = (
+    ValueError, OSError, EOFError, ArithmeticError, TypeError, SyntaxError, LookupError, TokenError,
+    RecursionError, MemoryError,
+)  # fmt: skip
 _JOB = re.compile(r"(?:^|_)(J\d+)_")
 
 
@@ -115,7 +121,7 @@ def read_cs(path: Path) -> CsTable:
         # a memory map checks the header's size against the file's before anything is allocated
         mapped = np.load(path, mmap_mode="r", allow_pickle=False, max_header_size=_MAX_HEADER_BYTES)
         records = np.array(mapped)
-    except (ValueError, OSError, EOFError, OverflowError, TypeError, SyntaxError, KeyError) as error:
+    except _UNREADABLE as error:
         reason = " ".join(str(error).split())[:200]
         raise FormatError(f"{path}: not a readable .cs file: {reason}") from error
     if records.dtype.names is None or records.ndim != 1:

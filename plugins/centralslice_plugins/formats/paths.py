@@ -55,7 +55,8 @@ def locate_images(
     FileMissingError
         If a file is nowhere; the message lists where it was looked for.
     FormatError
-        If two names are found as one file only because their folders were left out.
+        If a name is empty or holds control characters, or two names are found as one file only because
+        their folders were left out.
     """
     if image_dir is not None and not image_dir.is_dir():
         raise FileMissingError(f"--image_dir {image_dir}: is not a folder; give the folder of the images")
@@ -81,6 +82,8 @@ def _locate(
     """The file of one name and how it was found: ``exact``, ``shortened`` or ``beside``."""
     if not name:
         raise FormatError(f"{metadata}: an image's file name is empty")
+    if min(name) < " ":
+        raise FormatError(f"{metadata}: an image's file name holds control characters: {name!r}")
     tried: list[Path] = []
     for variant in (name, *other_names(name)):
         for path, kind in _candidates(variant, metadata, image_dir):

@@ -128,7 +128,10 @@ class StarFile:
 
     def by_block(self) -> dict[str, StarTable]:
         """Block name to its first table, for files with thousands of blocks."""
-        return {table.block: table for table in reversed(self.tables)}
+        found: dict[str, StarTable] = {}
+        for table in self.tables:
+            found.setdefault(table.block, table)
+        return found
 
     def table(self, block: str) -> StarTable:
         """The first table of a block; raises FormatError listing the blocks there are."""
