@@ -283,9 +283,7 @@ def _checked_bits(path: Path, options: VolumeOptions) -> int:
 
 def _map_attributes(volume: Volume) -> dict[str, Any]:
     """The map's own attributes, its voxel size and, unless it is 0, its origin."""
-    attributes = {
-        name: value for name, value in volume.attributes.items() if not name.startswith("stored_")
-    }
+    attributes = {name: value for name, value in volume.attributes.items() if not name.startswith("stored_")}
     attributes |= {f"apix_{axis}": float(volume.voxel_size_angst) for axis in "xyz"}
     for axis, position in zip("xyz", volume.origin_angst, strict=True):
         attributes.pop(f"origin_{axis}", None)
