@@ -18,8 +18,8 @@ def add_parser(subparsers: Subparsers) -> None:
         description="Apply processors, in the order given, to every image of a stack or to a map. "
         "`centralslice plugins list processor` lists them.",
         epilog="The first rule that applies: .mrcs, .st, .ali, .lst are stacks; .map, .ccp4, .rec are maps; "
-        "one section is an image; the header (EMAN2 HDF) says it; a cube is a map; MRC files of space group 0 "
-        "are stacks; anything else is a map.",
+        "one section is an image; the header (EMAN2 HDF) says it; a cube is a map; MRC files of space group "
+        "0 are stacks; anything else is a map.",
     )
     parser.add_argument("input", type=Path, metavar="INPUT", help="image stack or map")
     parser.add_argument("output", type=Path, metavar="OUTPUT", help="its name decides the format")

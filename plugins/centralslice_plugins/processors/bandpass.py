@@ -148,7 +148,10 @@ class RadialTable(FourierFilter):
 
     def _transfer(self, frequency: FloatArray, size_x: int, voxel_size_angst: float) -> FloatArray:
         values = numbers_in(self.table, self.plugin_name, "table")
-        found: FloatArray = np.interp(frequency * size_x, np.arange(len(values)), values, right=0.0)
+        # rounded, or a radius of 3 + 4e-16 would be beyond a table that ends at 3
+        found: FloatArray = np.interp(
+            np.round(frequency * size_x, 9), np.arange(len(values)), values, right=0.0
+        )
         return found
 
 

@@ -217,7 +217,7 @@ class LowpassRandomphase(CutoffProcessor):
 
     def _process(self, data: FloatArray, voxel_size_angst: float) -> FloatArray:
         noise = np.random.default_rng(self.seed).standard_normal(data.shape, dtype=np.float32)
-        phases = half_transform(noise)
+        phases = half_transform(noise.astype(data.dtype))
         phases /= np.maximum(np.abs(phases), np.finfo(np.float32).tiny)
         values = half_transform(data)
         beyond = half_frequency(data.shape) >= self._cutoff(data.shape[-1], voxel_size_angst)
