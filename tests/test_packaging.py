@@ -15,8 +15,6 @@ import mrcfile
 import numpy as np
 import pytest
 
-from centralslice.cli import commands
-
 REPOSITORY = Path(__file__).resolve().parents[1]
 EXAMPLE = REPOSITORY / "examples" / "third_party_plugin"
 
@@ -155,17 +153,39 @@ def test_a_strangers_plugins_are_listed_with_their_owner_and_shown(with_stranger
     assert "width" in with_stranger.centralslice("plugins", "show", "acme_hann")
 
 
-@pytest.mark.skipif("process" not in commands(), reason="this version has no command 'process'")
 def test_a_strangers_processor_is_used_by_process(with_stranger: Environment, tmp_path: Path) -> None:
-    data = np.random.default_rng(5).normal(size=(8, 9, 10)).astype(np.float32)
+    data = np.random.default_rng(5).normal(size=(8, 8, 8)).astype(np.float32)
     data[1, 2, 3] = 1e4
     with mrcfile.new(tmp_path / "in.mrc") as opened:
         opened.set_data(data)
-    with_stranger.centralslice("process", tmp_path / "in.mrc", tmp_path / "out.mrc", "acme.clip:sigmas=2")
+        opened.voxel_size = 1.5
+    with_stranger.centralslice(
+        "process", tmp_path / "in.mrc", tmp_path / "out.mrc", "--process", "acme.clip:sigmas=2"
+    )
     with mrcfile.open(tmp_path / "out.mrc") as opened:
         processed = opened.data.copy()
     middle, width = data.mean(dtype=np.float64), 2 * data.std(dtype=np.float64)
     np.testing.assert_array_equal(processed, np.clip(data, middle - width, middle + width).astype(np.float32))
+
+
+@pytest.mark.slow  # the kernels are compiled anew for the new environment
+def test_a_strangers_kernel_reconstructs_a_map_close_to_the_truth(
+    with_stranger: Environment, tmp_path: Path
+) -> None:
+    made = ("--count", "400", "--box", "32", "--no-ctf", "--apix", "2")
+    with_stranger.centralslice("simulate", "--output", tmp_path / "particles.star", *made)
+    with_stranger.centralslice(
+        "make3d", "--input", tmp_path / "particles.star", "--output", tmp_path / "map.mrc",
+        "--mode", "acme_hann:width=4", "--threads", "2",
+    )  # fmt: skip
+    with mrcfile.open(tmp_path / "map.mrc") as opened:
+        found = opened.data.astype(np.float64)
+    with mrcfile.open(tmp_path / "particles_truth.mrc") as opened:
+        truth = opened.data.astype(np.float64)
+    axes = np.ogrid[-16:16, -16:16, -16:16]
+    inside = sum(axis**2 for axis in axes) < 12**2
+    deviation = np.sqrt(np.mean((found - truth)[inside] ** 2) / np.mean(truth[inside] ** 2))
+    assert deviation < 0.02
 
 
 def test_the_examples_own_tests_pass(with_stranger: Environment, tmp_path: Path) -> None:
