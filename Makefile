@@ -34,9 +34,13 @@ $(VENV)/.docs: $(BIN)/python pyproject.toml
 demo: $(VENV)/.installed  ## simulate particles, reconstruct them, say where map, plots and report are
 	rm -rf demo
 	mkdir demo
-	$(BIN)/centralslice simulate --output demo/particles.star
+	$(BIN)/centralslice simulate --output demo/particles.star --count 2000 --box 96 --snr 0.1
 	$(BIN)/centralslice make3d --input demo/particles.star --output demo/map.mrc
-	@echo "in demo/:" && ls -l demo
+	@echo
+	@echo "true map         demo/particles_truth.mrc"
+	@echo "map              demo/map.mrc   (halves demo/map_half1.mrc, demo/map_half2.mrc)"
+	@echo "FSC              demo/map_fsc.png, demo/map_fsc.star"
+	@echo "what was run     demo/map_manifest.json"
 
 test: lint pytest  ## linters, types, import contracts, then all tests
 
