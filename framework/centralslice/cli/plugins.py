@@ -108,18 +108,19 @@ def _plugin_lines(registry: Registry, family: str, name: str) -> list[str]:
     if family == "writer":
         facts.append(("suffixes", ", ".join(plugin.suffixes)))
     lines = [f"{family} {name}: {description.summary}", *_columns(facts, "  ")]
-    lines += [f"  {line}".rstrip() for line in _documentation(plugin)]
+    lines += [f"  {line}".rstrip() for line in _documentation(plugin, description.summary)]
     if dataclasses.is_dataclass(plugin) and family != "symmetry":
         lines += _parameter_lines(registry, family, name, plugin)
     return lines
 
 
-def _documentation(plugin: type) -> list[str]:
-    """The class's own docstring; the signature that dataclasses put in its place does not count."""
+def _documentation(plugin: type, summary: str) -> list[str]:
+    """The class's own docstring; a first line that the summary said, or dataclass's signature, does not count."""
     own = vars(plugin).get("__doc__") or ""
-    if not own or own.startswith(f"{plugin.__name__}("):
-        return []
-    return ["", *inspect.cleandoc(own).splitlines()]
+    lines = [] if own.startswith(f"{plugin.__name__}(") else inspect.cleandoc(own).splitlines()
+    if lines and lines[0].rstrip(".") == summary.rstrip("."):
+        lines = lines[2:]
+    return ["", *lines] if any(lines) else []
 
 
 def _parameter_lines(registry: Registry, family: str, name: str, plugin: Any) -> list[str]:
