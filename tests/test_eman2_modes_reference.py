@@ -11,6 +11,10 @@ import h5py
 import mrcfile
 import numpy as np
 import pytest
+
+from centralslice.abc.reconstructor import MapGeometry, NextPass, PassContext, Reconstructor, Seed
+from centralslice.data.slices import SliceBatch, Views
+from centralslice.fourier.eman2_compat import prepare_eman2, subtract_edge_mean
 from centralslice_plugins.reconstructors.eman2_modes import (
     Eman2Mode,
     Gauss2,
@@ -21,10 +25,6 @@ from centralslice_plugins.reconstructors.eman2_modes import (
     Trilinear,
 )
 from centralslice_plugins.reconstructors.fourier_iter import Iterative
-
-from centralslice.abc.reconstructor import MapGeometry, NextPass, PassContext, Reconstructor, Seed
-from centralslice.data.slices import SliceBatch, Sums, Views
-from centralslice.fourier.eman2_compat import prepare_eman2, subtract_edge_mean
 
 BOX, PAD, VOXEL = 48, 64, 2.0
 MODES = (NearestNeighbor, Trilinear, Gauss2, Gauss3, Gauss5, GaussVar)
@@ -135,8 +135,6 @@ def test_every_mode_gives_the_peers_map_and_norm(kind: type[Eman2Mode], stack: S
     reconstructor = kind(compat=True)
     data, (sums, context) = run(reconstructor, stack)
     norm = reconstructor.weight_map(sums, context).data
-    print(f"REL mode_{kind.plugin_name} {deviation(data, read_map(folder / f'out/mode_{kind.plugin_name}.hdf')):.2e}"
-          f" norm {deviation(norm, read_map(folder / f'out/mode_{kind.plugin_name}_norm.hdf')):.2e}")
     assert deviation(data, read_map(folder / f"out/mode_{kind.plugin_name}.hdf")) < 1e-4
     assert deviation(norm, read_map(folder / f"out/mode_{kind.plugin_name}_norm.hdf")) < 1e-4
 
@@ -161,7 +159,6 @@ def test_options_of_the_peer_give_the_peers_map(name: str, stack: Stack, folder:
         with mrcfile.open(folder / "phantom.mrc") as file:
             options["seed"] = Seed(file.data.astype(np.float32), 100.0)
     data, _ = run(Gauss5(compat=True), stack, **options)
-    print(f"REL {name} {deviation(data, read_map(folder / f'out/{name}.hdf')):.2e}")
     assert deviation(data, read_map(folder / f"out/{name}.hdf")) < 1e-3
 
 
@@ -177,10 +174,12 @@ def test_projection_convention_is_the_same_images_moved_the_other_way(stack: Sta
         rows = [file[f"MDF/images/{n}"].attrs["EMAN.xform.projection"][0] for n in range(300)]
     matrices = np.array([list(row) for row in rows]).reshape(-1, 3, 4)
     stack = weighted(stack)
-    stack.matrices, stack.shifts = matrices[:, :, :3].astype(np.float64), -matrices[:, :2, 3].astype(np.float64)
+    stack.matrices, stack.shifts = (
+        matrices[:, :, :3].astype(np.float64),
+        -matrices[:, :2, 3].astype(np.float64),
+    )
     stack.images = read_hdf(folder / "proj_c1_projconv.hdf")
     data, _ = run(Gauss5(compat=True), stack)
-    print(f"REL projconv_lst {deviation(data, read_map(folder / 'out/projconv_lst.hdf')):.2e}")
     assert deviation(data, read_map(folder / "out/projconv_lst.hdf")) < 1e-3
 
 
@@ -189,7 +188,6 @@ def test_normalised_images_give_the_peers_map(stack: Stack, folder: Path) -> Non
     images = subtract_edge_mean(stack.images)
     stack.images = subtract_edge_mean(images) / images.std((1, 2), ddof=1, keepdims=True)
     data, _ = run(Gauss5(compat=True), stack)
-    print(f"REL preproc_edgemean {deviation(data, read_map(folder / 'out/preproc_edgemean.hdf')):.2e}")
     assert deviation(data, read_map(folder / "out/preproc_edgemean.hdf")) < 1e-3
 
 
@@ -203,11 +201,9 @@ def test_a_tilt_series_gives_the_peers_map(name: str, kind: type[Eman2Mode], fol
     matrices[:, 0, 2], matrices[:, 2, 0], matrices[:, 1, 1] = -np.sin(angles), np.sin(angles), 1.0
     ones = np.ones(len(angles))
     data, _ = run(kind(compat=True), Stack(images, matrices, np.zeros((len(angles), 2)), ones, ones, ones))
-    print(f"REL {name} {deviation(data, read_map(folder / f'out/{name}.hdf')):.2e}")
     assert deviation(data, read_map(folder / f"out/{name}.hdf")) < 1e-3
 
 
 def test_four_passes_give_the_peers_iterative_map(stack: Stack, folder: Path) -> None:
     data, _ = run(Iterative(compat=True), stack)
-    print(f"REL iterative {deviation(data, read_map(folder / 'out/iterative_nonorm.hdf')):.2e}")
     assert deviation(data, read_map(folder / "out/iterative_nonorm.hdf")) < 1e-3

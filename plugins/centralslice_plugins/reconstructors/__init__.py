@@ -12,14 +12,14 @@ RECONSTRUCTORS = (
         f"{_HERE}.kaiser_bessel:KaiserBessel",
     ),
     PluginDescription(
-        "nearest_neighbor", "each sample to its nearest voxel (EMAN2 mode)", f"{_HERE}.eman2_modes:NearestNeighbor"
+        "nearest_neighbor", "each sample to its nearest voxel (EMAN2)", f"{_HERE}.eman2_modes:NearestNeighbor"
     ),
     PluginDescription(
-        "trilinear", "weighted mean with trilinear weights (EMAN2 mode)", f"{_HERE}.eman2_modes:Trilinear"
+        "trilinear", "weighted mean with trilinear weights (EMAN2)", f"{_HERE}.eman2_modes:Trilinear"
     ),
-    PluginDescription("gauss_2", "weighted mean, Gaussian over 2 voxels (EMAN2 mode)", f"{_HERE}.eman2_modes:Gauss2"),
-    PluginDescription("gauss_3", "weighted mean, Gaussian over 3 voxels (EMAN2 mode)", f"{_HERE}.eman2_modes:Gauss3"),
-    PluginDescription("gauss_5", "weighted mean, Gaussian over 6 voxels (EMAN2 mode)", f"{_HERE}.eman2_modes:Gauss5"),
+    PluginDescription("gauss_2", "weighted mean, Gaussian of 2 voxels (EMAN2)", f"{_HERE}.eman2_modes:Gauss2"),
+    PluginDescription("gauss_3", "weighted mean, Gaussian of 3 voxels (EMAN2)", f"{_HERE}.eman2_modes:Gauss3"),
+    PluginDescription("gauss_5", "weighted mean, Gaussian of 6 voxels (EMAN2)", f"{_HERE}.eman2_modes:Gauss5"),
     PluginDescription(
         "gauss_var", "weighted mean, Gaussian that widens with frequency (EMAN2's default mode)",
         f"{_HERE}.eman2_modes:GaussVar",

@@ -9,7 +9,7 @@ from centralslice.abc.reconstructor import MapGeometry, PassContext, Seed, SumsP
 from centralslice.conventions import ComplexArray, FloatArray
 from centralslice.errors import ParameterError
 
-#: Mates on planes kx = 0 and kx = H that are themselves: (kz, ky) in units of H, whose weight the peer doubles …
+#: Self-mates on planes kx = 0 and kx = H, (kz, ky) in units of H, whose weight the peer doubles …
 _DOUBLED = {0: ((0, 1), (1, 0), (1, 1)), 1: ((0, 1), (1, 0))}
 #: … and those whose weight it leaves alone.
 _LEFT_ALONE = {0: ((0, 0),), 1: ((0, 0), (1, 1))}
@@ -20,9 +20,13 @@ def compat_plan(geometry: MapGeometry, passes: int = 1) -> SumsPlan:
     size = geometry.padded_size or geometry.slice_size
     for name, value in (("--padvol", size), ("--pad", geometry.slice_size)):
         if value % 2:
-            raise ParameterError(f"{name}: expected an even size with compat, got {value}; EMAN2 distorts odd boxes")
+            raise ParameterError(
+                f"{name}: expected an even size with compat, got {value}; EMAN2 distorts odd boxes"
+            )
     finish_bytes = geometry.precision.itemsize * 6 * size**3
-    return SumsPlan({"voxels": (size, size, size // 2 + 1, 4)}, geometry.precision, size, finish_bytes, passes)
+    return SumsPlan(
+        {"voxels": (size, size, size // 2 + 1, 4)}, geometry.precision, size, finish_bytes, passes
+    )
 
 
 def finish_as_eman2(voxels: FloatArray, context: PassContext, with_seed: bool = True) -> FloatArray:
@@ -70,7 +74,7 @@ def add_seed(values: ComplexArray, weights: FloatArray, seed: Seed) -> None:
     if isinstance(seed.weight, np.ndarray):
         if seed.weight.shape != weights.shape:
             raise ParameterError(
-                f"seed weight map: expected shape {weights.shape} of the Fourier volume, got {seed.weight.shape}"
+                f"seed weight map: expected the Fourier volume's {weights.shape}, got {seed.weight.shape}"
             )
         extra = np.roll(seed.weight, (-half, -half), axis=(0, 1))
         values += spectrum * extra
@@ -120,7 +124,7 @@ def to_map(spectrum: ComplexArray) -> FloatArray:
 
 
 def correct_gaussian(data: FloatArray, width: float) -> None:
-    """Multiply by ``exp(r² G / N²)`` in place, r from voxel N // 2: the transform of an untruncated Gaussian."""
+    """Multiply by ``exp(r² G / N²)`` in place, r from voxel N // 2: an untruncated Gaussian's transform."""
     size = len(data)
     profile = np.exp((np.arange(size) - size // 2) ** 2 * (width / size**2))
     data *= (profile[:, None, None] * profile[:, None]).astype(data.dtype)
@@ -128,7 +132,7 @@ def correct_gaussian(data: FloatArray, width: float) -> None:
 
 
 def crop_as_eman2(data: FloatArray, size: int) -> FloatArray:
-    """Crop or pad a cubic map to ``size`` with origin offset ⌊(old − new) / 2⌋ (even to odd: one voxel off)."""
+    """Crop or pad a cubic map to ``size``, origin offset ⌊(old − new) / 2⌋ (even to odd: one voxel off)."""
     offset = (len(data) - size) // 2
     shift = len(data) // 2 - size // 2 - offset
     return fit_box(np.roll(data, shift, axis=(0, 1, 2)) if shift else data, size)

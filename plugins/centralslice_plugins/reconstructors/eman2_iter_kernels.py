@@ -16,7 +16,7 @@ from centralslice_plugins.reconstructors.eman2_kernels import (
 )
 
 
-@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+@njit(nogil=True, cache=True)
 def _frequency(spectrum: Any, i: int, j: int, k: int) -> complex:
     """Value at any frequency of a half transform; 0 beyond Nyquist."""
     size = spectrum.shape[0]
@@ -30,10 +30,10 @@ def _frequency(spectrum: Any, i: int, j: int, k: int) -> complex:
     return complex(value.real, value.imag)
 
 
-@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+@njit(nogil=True, cache=True)
 def _trilinear(spectrum: Any, px: float, py: float, pz: float) -> complex:
     """Half transform between its voxels."""
-    i, j, k = int(math.floor(px)), int(math.floor(py)), int(math.floor(pz))
+    i, j, k = math.floor(px), math.floor(py), math.floor(pz)
     u, v, w = px - i, py - j, pz - k
     total = 0j
     for c in range(2):
@@ -44,7 +44,7 @@ def _trilinear(spectrum: Any, px: float, py: float, pz: float) -> complex:
     return total
 
 
-@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+@njit(nogil=True, cache=True)
 def insert_iteratively(samples: Any, rows: Any, grid: Any, spectrum: Any, limit: float, z_range: Any) -> None:
     """Insert slices, each sample extrapolated to the voxels around it along a reference map.
 
@@ -53,7 +53,7 @@ def insert_iteratively(samples: Any, rows: Any, grid: Any, spectrum: Any, limit:
     samples
         (b, n, n // 2 + 1, 4) as :func:`centralslice.fourier.eman2_compat.prepare_eman2` makes them.
     rows
-        From :func:`centralslice_plugins.reconstructors.eman2_kernels.view_rows`, scale slice size / image size.
+        From :func:`centralslice_plugins.reconstructors.eman2_kernels.view_rows`; scale: slice / image size.
     grid
         (N, N, N // 2 + 1, 4).
     spectrum

@@ -52,15 +52,15 @@ def view_rows(views: Views, slice_size: int, scale: float) -> FloatArray:
     return rows
 
 
-@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+@njit(nogil=True, cache=True)
 def table_exp(exponent: Any) -> Any:
     """The peer's exponential: steps of 1/50, relative error up to 1 %."""
     if -19.98 <= exponent <= 0.0:
-        return _TABLE_EXP[int(math.floor(-50.0 * exponent + 0.5))]
+        return _TABLE_EXP[math.floor(-50.0 * exponent + 0.5)]
     return math.exp(exponent)
 
 
-@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+@njit(nogil=True, cache=True)
 def add_as_eman2(grid: Any, i: Any, j: Any, k: Any, sample: Any, z_lo: Any, z_hi: Any) -> Any:
     """Add (re, im, weight) at frequency (i, j, k): values to both mates on planes 0 and H, weights to one."""
     size = grid.shape[0]
@@ -88,7 +88,7 @@ def add_as_eman2(grid: Any, i: Any, j: Any, k: Any, sample: Any, z_lo: Any, z_hi
         grid[direct_z, direct_y, column, 2] += weight
 
 
-@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+@njit(nogil=True, cache=True)
 def position_as_eman2(row: Any, x: int, y: int, slice_size: int, grid_size: int) -> Any:
     """Grid position (x, y, z) of a sample in single precision, in the peer's order of operations.
 
@@ -103,19 +103,19 @@ def position_as_eman2(row: Any, x: int, y: int, slice_size: int, grid_size: int)
     return px, py, pz
 
 
-@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+@njit(nogil=True, cache=True)
 def _eman2_window(mode: Any) -> Any:
     """(offset added before the floor, voxels per axis) of a mode."""
     if mode == NEAREST:
         return 0.5, 1
-    if mode == TRILINEAR or mode == GAUSS_2:
+    if mode in (TRILINEAR, GAUSS_2):
         return 0.0, 2
     if mode == GAUSS_3:
         return -0.5, 3
     return -2.5, 6
 
 
-@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+@njit(nogil=True, cache=True)
 def _eman2_decay(mode: Any, radius_squared: Any) -> Any:
     """(h, factor) of ``factor E(−h δ²)`` for a sample at this squared distance from the origin, voxels²."""
     if mode == GAUSS_2:
@@ -128,7 +128,7 @@ def _eman2_decay(mode: Any, radius_squared: Any) -> Any:
     return max(0.1, 1.0 / (radius_squared / 4000.0 + 0.15)), 1.0
 
 
-@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+@njit(nogil=True, cache=True)
 def read_sample(samples: Any, row: Any, y: Any, x: Any) -> Any:
     """(re, im, weight) of a sample under a view's factor and shift; y is signed."""
     entry = samples[int(row[0]), y, x]
@@ -141,7 +141,7 @@ def read_sample(samples: Any, row: Any, y: Any, x: Any) -> Any:
     return re, im, weight
 
 
-@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+@njit(nogil=True, cache=True)
 def insert_as_eman2(samples: Any, rows: Any, grid: Any, mode: int, limit: float, z_range: Any) -> None:
     """Insert prepared slices as EMAN2's ``fourier`` reconstructor does; even sizes only.
 
@@ -185,6 +185,7 @@ def insert_as_eman2(samples: Any, rows: Any, grid: Any, mode: int, limit: float,
                                 g = (1.0 - abs(i - px)) * (1.0 - abs(j - py)) * (1.0 - abs(k - pz))
                             else:
                                 g = factor * table_exp(-h * ((i - px) ** 2 + (j - py) ** 2 + (k - pz) ** 2))
-                            g = np.float32(g)
-                            if g >= SMALLEST_NORMAL:
-                                add_as_eman2(grid, i, j, k, (re * g, im * g, weight * g), z_lo, z_hi)
+                            single = np.float32(g)
+                            if single >= SMALLEST_NORMAL:
+                                sample = (re * single, im * single, weight * single)
+                                add_as_eman2(grid, i, j, k, sample, z_lo, z_hi)

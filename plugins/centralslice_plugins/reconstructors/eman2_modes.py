@@ -79,7 +79,7 @@ class Eman2Mode(Reconstructor):
         return Volume(data, context.geometry.voxel_size_angst)
 
     def weight_map(self, sums: Sums, context: PassContext) -> WeightMap:
-        """Weights of the unpadded box; with ``compat`` those of the Fourier volume, as ``--savenorm`` writes them."""
+        """Weights of the unpadded box; with ``compat`` as ``--savenorm`` writes them."""
         if not self.compat:
             return self._ours(context.geometry).weight_map(sums, context)
         return WeightMap(eman2_finish.savenorm_layout(eman2_finish.paired_weights(sums["voxels"][..., 2])))

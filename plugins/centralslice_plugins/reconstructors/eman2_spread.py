@@ -19,7 +19,7 @@ from centralslice.fourier.simd import add_to_plane
 from centralslice_plugins.reconstructors.eman2_kernels import GAUSS_3, I3, read_sample, view_rows
 
 
-@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+@njit(nogil=True, cache=True)
 def decay(mode: int, radius: float) -> float:
     """h of the Gaussian ``exp(−h δ²)`` of a mode, for a sample at this distance from the origin, voxels."""
     if mode == GAUSS_3:
@@ -66,10 +66,10 @@ def insert_gaussian(
     _insert(voxels, samples, rows, mode, (0,) * width, (grid.middle, grid.margin), limits)
 
 
-@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+@njit(nogil=True, cache=True)
 def _fill_gaussian(out: Any, first: float, h: float, width: int) -> None:
     """``√(h/π) exp(−h (first + n)²)`` for n = 0 … width − 1, by recurrence from the voxel nearest to 0."""
-    nearest = min(max(int(math.floor(0.5 - first)), 0), width - 1)
+    nearest = min(max(math.floor(0.5 - first), 0), width - 1)
     u = first + nearest
     step, ratio = math.exp(-h), math.exp(-2.0 * h * u)
     centre = math.sqrt(h / math.pi) * math.exp(-h * u * u)
@@ -87,11 +87,11 @@ def _fill_gaussian(out: Any, first: float, h: float, width: int) -> None:
         out[n] = value
 
 
-@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+@njit(nogil=True, cache=True)
 def _insert(
     voxels: Any, samples: Any, rows: Any, mode: int, width: Any, origin: Any, limits: Any
 ) -> None:  # fmt: skip
-    """Insert slices; ``limits``: largest radius in the slice and in the grid, first plane, end of the planes."""
+    """Insert slices; ``limits``: largest radius in the slice, in the grid, first plane, end of the planes."""
     size, taps = samples.shape[1], len(width)
     half = 0.5 * taps
     middle, margin = origin
@@ -108,7 +108,7 @@ def _insert(
                 px, py, pz = row[2] * x + row[5] * y, row[3] * x + row[6] * y, row[4] * x + row[7] * y
                 sign = -1.0 if px < 0.0 else 1.0
                 edge_z = sign * pz + middle - half
-                first_z = int(math.ceil(edge_z))
+                first_z = math.ceil(edge_z)
                 radius = math.sqrt(px * px + py * py + pz * pz)
                 if first_z >= z_end or first_z + taps <= z_first or radius > limits[1] + 1e-6:
                     continue
@@ -116,7 +116,7 @@ def _insert(
                 if weight == 0.0:
                     continue
                 edge_x, edge_y = sign * px + margin - half, sign * py + middle - half
-                first_x, first_y = int(math.ceil(edge_x)), int(math.ceil(edge_y))
+                first_x, first_y = math.ceil(edge_x), math.ceil(edge_y)
                 h = decay(mode, radius)
                 _fill_gaussian(gx, first_x - edge_x - half, h, taps)
                 _fill_gaussian(gy, first_y - edge_y - half, h, taps)
@@ -126,4 +126,4 @@ def _insert(
                 start = first_y * row_stride + first_x * 4
                 for tap in range(max(0, z_first - first_z), min(taps, z_end - first_z)):
                     at = (first_z + tap) * plane_stride + start
-                    add_to_plane(voxels, at, row_stride, gx, gy, gz[tap], sample, width)
+                    add_to_plane(voxels, at, row_stride, gx, gy, gz[tap], sample, width)  # type: ignore[call-arg]

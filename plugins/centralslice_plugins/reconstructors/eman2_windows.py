@@ -2,7 +2,7 @@
 
 A fixed kernel needs no more than its φ(u). A Gaussian that widens with frequency has its own insertion loop,
 and its envelope is taken out band by band: the transform is split into overlapping bands (a partition of
-unity, linear in the kernel's squared width); each is transformed back by itself and divided by its own envelope.
+unity, linear in the kernel's squared width); each is transformed back and divided by its own envelope.
 """
 
 from __future__ import annotations
@@ -22,7 +22,15 @@ from centralslice.fourier.grid import FourierGrid
 from centralslice.fourier.kernels import Window, fit_window
 from centralslice.fourier.reconstruction import KernelReconstructor
 from centralslice.fourier.transforms import crop_or_pad
-from centralslice_plugins.reconstructors.eman2_kernels import GAUSS_2, GAUSS_3, GAUSS_VAR, I2, I5, NEAREST, TRILINEAR
+from centralslice_plugins.reconstructors.eman2_kernels import (
+    GAUSS_2,
+    GAUSS_3,
+    GAUSS_VAR,
+    I2,
+    I5,
+    NEAREST,
+    TRILINEAR,
+)
 from centralslice_plugins.reconstructors.eman2_spread import axis_kernel, decay, insert_gaussian
 
 #: Smallest oversampling of the grid: the slices' own where they are padded more.
@@ -105,7 +113,9 @@ class VaryingGaussian(FixedWindow):
         widths = np.array([1.0 / decay(self.mode, radius) for radius in radii])
         # a width that is saturated changes no more: the last band serves all beyond
         grows = np.concatenate(([True], np.diff(widths) > 0))
-        centres: FloatArray = np.interp(np.linspace(widths[0], widths[-1], BANDS), widths[grows], radii[grows])
+        centres: FloatArray = np.interp(
+            np.linspace(widths[0], widths[-1], BANDS), widths[grows], radii[grows]
+        )
         return centres
 
     def _envelopes(self, grid: FourierGrid) -> Iterator[FloatArray]:
@@ -132,7 +142,7 @@ class VaryingGaussian(FixedWindow):
 
 
 def windowed(mode: int, width: int, radial_correction: bool, geometry: MapGeometry) -> FixedWindow:
-    """The reconstructor of a mode without ``compat``: its grid is padded as the slices are, at least 1.25 times."""
+    """The reconstructor of a mode without ``compat``; its grid is padded as the slices are, or 1.25 times."""
     kind = VaryingGaussian if mode in (GAUSS_3, GAUSS_VAR) else FixedWindow
     oversampling = min(max(geometry.slice_size / geometry.image_size, LEAST_OVERSAMPLING), 4.0)
     return kind(
