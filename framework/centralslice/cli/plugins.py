@@ -115,7 +115,7 @@ def _plugin_lines(registry: Registry, family: str, name: str) -> list[str]:
 
 
 def _documentation(plugin: type, summary: str) -> list[str]:
-    """The class's own docstring; a first line that the summary said, or dataclass's signature, does not count."""
+    """The class's own docstring without what the summary said; a dataclass's signature is none."""
     own = vars(plugin).get("__doc__") or ""
     lines = [] if own.startswith(f"{plugin.__name__}(") else inspect.cleandoc(own).splitlines()
     if lines and lines[0].rstrip(".") == summary.rstrip("."):
