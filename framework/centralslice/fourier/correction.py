@@ -38,6 +38,8 @@ class Division:
         The weight is at least this fraction of its mean in its shell.
     refinements
         Steps towards the least-squares solution after the division.
+    relaxation
+        Part of each step that is taken: all of it is best for clean data, less spares noisy shells.
     wiener_snr
         Constant of ``W / (W + 1/SNR)`` with W = Σ CTF² per voxel of the unpadded box, or None.
     operators
@@ -46,6 +48,7 @@ class Division:
 
     floor: float
     refinements: int
+    relaxation: float = 1.0
     wiener_snr: float | None = None
     operators: FloatArray | None = None
 
@@ -82,11 +85,12 @@ def finish_map(sums: GridSums, division: Division, parallel: ParallelMap) -> Flo
     estimate = _undo_window(transform.to_map(divide.quotient), profile)
     if division.refinements == 0:
         return estimate
-    data = _undo_window(transform.to_map(divide.numerator), profile)
     density = sampling_density(sums, division, parallel)
+    data = _undo_window(transform.to_map(divide.numerator), profile)
     for _ in range(division.refinements):
-        residual = data - transform.filter_map(estimate, lambda slab, row: divide.times_density(slab, row, density))
-        estimate += transform.filter_map(residual, divide.over_weight)
+        residual = transform.filter_map(estimate, lambda slab, row: divide.times_density(slab, row, density))
+        np.subtract(data, residual, out=residual)
+        estimate += division.relaxation * transform.filter_map(residual, divide.over_weight)
     return estimate
 
 
@@ -104,7 +108,7 @@ def finish_bytes(grid: FourierGrid, itemsize: int, refinements: int) -> int:
     """Memory of :func:`finish_map` beside the sums: half-cropped array, sampling density, maps."""
     half = grid.size // 2 + 1
     working = 2 * itemsize * grid.box * grid.size * half
-    density = 2 * itemsize * grid.size**2 * half if refinements else 0
+    density = 2 * itemsize * grid.size * half * half if refinements else 0
     return working + density + (4 if refinements else 1) * itemsize * grid.box**3
 
 
@@ -121,39 +125,42 @@ def weight_floors(sums: GridSums, division: Division, parallel: ParallelMap) -> 
 
 
 def sampling_density(sums: GridSums, division: Division, parallel: ParallelMap) -> FloatArray:
-    """The weight with the window taken out: (G, G, G // 2 + 1), z and y in FFT order, dtype of the sums.
+    """The weight with the window taken out: (G // 2 + 1, G, G + 2), planes z >= 0, y and x in FFT order.
 
-    In real space the window multiplies the density's transform by its profile, which is divided out up to
-    TRUSTED_DISTANCE. The taper is radial: the density's transform has copies of its peak on the sphere
-    |x| = N, because every slice is a regular grid of samples.
+    The density is even, so planes z < 0 are not stored; the last two columns are padding. In real space the
+    window multiplies the density's transform by its profile, which is divided out up to TRUSTED_DISTANCE. The
+    taper is radial: the density's transform has copies of its peak on the sphere |x| = N, because every
+    slice is a regular grid of samples.
     """
     grid, kind = sums.grid, sums.voxels.dtype
     size, half = grid.size, grid.size // 2 + 1
     operators = _permutations(division.operators)
-    density = np.zeros((size, size, half), np.complex64 if kind == np.float32 else np.complex128)
-    reach = int(limit_of(grid))
+    spectrum = np.zeros((half, size, half), np.complex64 if kind == np.float32 else np.complex128)
+    density = spectrum.view(kind)
 
     def forward(z: int) -> None:
         plane = np.zeros((size, size), kind)
         _gather_plane(plane, sums.voxels, grid.middle, grid.margin, limit_of(grid), z, operators)
-        density[z % size] = scipy.fft.rfft2(plane)
+        spectrum[z] = scipy.fft.rfft2(plane)
 
     distance = np.abs(np.fft.fftfreq(size, 1 / size))
     inverse = 1 / sums.window.transform(distance, size)
 
     def sharpen(y: int) -> None:
-        rest = inverse[:, None] * inverse[:half] * inverse[y]
-        radius = np.sqrt(distance[:, None] ** 2 + distance[:half] ** 2 + distance[y] ** 2)
-        spectrum = scipy.fft.fft(density[:, y], axis=0)
-        density[:, y] = scipy.fft.ifft(spectrum * (rest * _trust(radius, grid)).astype(kind), axis=0)
+        # planes z and −z are mirror images, so their transforms are conjugate and the line along z is real
+        factor = inverse[:, None] * inverse[:half] * inverse[y]
+        factor *= _trust(np.sqrt(distance[:, None] ** 2 + distance[:half] ** 2 + distance[y] ** 2), grid)
+        lines = scipy.fft.irfft(spectrum[:, y], n=size, axis=0)
+        lines *= factor.astype(kind)
+        spectrum[:, y] = scipy.fft.rfft(lines, axis=0)
 
     def back(z: int) -> None:
-        density[z] = scipy.fft.irfft2(density[z], s=(size, size))[:, :half]
+        density[z, :, :size] = scipy.fft.irfft2(spectrum[z], s=(size, size))
 
-    parallel(forward, range(-reach, reach + 1))
+    parallel(forward, range(int(limit_of(grid)) + 1))
     parallel(sharpen, range(size))
-    parallel(back, range(size))
-    return density.real
+    parallel(back, range(half))
+    return density
 
 
 def _trust(radius: FloatArray, grid: FourierGrid) -> FloatArray:
@@ -222,8 +229,15 @@ class _Divider:
         self._gather(slab, first, 2)
 
     def times_density(self, slab: ComplexArray, first: int, density: FloatArray) -> None:
-        rows = np.arange(first, first + slab.shape[1]) % self.sums.grid.size
-        product = slab * density[:, rows]
+        size = self.sums.grid.size
+        columns = np.arange(slab.shape[2])
+        product = np.empty_like(slab)
+        for row in range(slab.shape[1]):
+            y = first + row
+            above = density[:, y % size, columns]
+            below = density[:, -y % size, -columns % size]
+            product[: size // 2 + 1, row] = slab[: size // 2 + 1, row] * above
+            product[size // 2 + 1 :, row] = slab[size // 2 + 1 :, row] * below[size // 2 - 1 : 0 : -1]
         self._gather(slab, first, 3)
         slab += product
         cut_sphere(slab, first, limit_of(self.sums.grid))

@@ -32,13 +32,17 @@ class KernelReconstructor(Reconstructor):
     """
 
     symmetrises_grid: ClassVar[bool] = True
-    width: int = parameter(4, "voxels", "width of the interpolation window on the padded grid")
 
-    oversampling: float = parameter(1.6, "", "size of the padded grid over the box, at least; 1.25 to 2 make sense")
+    width: int = parameter(3, "voxels", "width of the interpolation window on the padded grid")
+    oversampling: float = parameter(2.0, "", "size of the padded grid over the box, at least; 1.25 to 2 make sense")
     floor: float = parameter(0.1, "", "smallest weight to divide by, relative to the mean of its shell")
     refinements: int = parameter(1, "", "steps towards the least-squares map after the division; 0 is plain gridding")
 
+    relaxation: float = parameter(0.6, "", "part of each refinement step; 1 is best for clean data, less spares noise")
+
     def __post_init__(self) -> None:
+        if not 0.0 < self.relaxation <= 1.0:
+            raise ParameterError(f"relaxation: expected 0 < relaxation <= 1, got {self.relaxation}")
         if not 1.0 <= self.oversampling <= 4.0:
             raise ParameterError(f"oversampling: expected 1 to 4, got {self.oversampling}")
         if not 0.0 <= self.floor < 1.0:
@@ -89,7 +93,9 @@ class KernelReconstructor(Reconstructor):
         return WeightMap(correction.plain_weights(grid_sums, self._division(context), context.parallel))
 
     def _division(self, context: PassContext) -> correction.Division:
-        return correction.Division(self.floor, self.refinements, context.wiener_snr, context.grid_symmetry)
+        return correction.Division(
+            self.floor, self.refinements, self.relaxation, context.wiener_snr, context.grid_symmetry
+        )
 
     def _with_seed(self, sums: Sums, context: PassContext) -> tuple[correction.GridSums, FloatArray | None]:
         """Sums and seed on the grid, and the part of the seed beyond the sphere of data, which stays as it is."""
