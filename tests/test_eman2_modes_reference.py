@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import pytest
 from centralslice.abc.reconstructor import MapGeometry, NextPass, PassContext, Reconstructor, Seed
 from centralslice.data.slices import SliceBatch, Views
 from centralslice.fourier.eman2_compat import prepare_eman2, subtract_edge_mean
+from centralslice.testing.reconstructor import prepare_plainly
 from centralslice_plugins.reconstructors.eman2_modes import (
     Eman2Mode,
     Gauss2,
@@ -25,6 +26,7 @@ from centralslice_plugins.reconstructors.eman2_modes import (
     Trilinear,
 )
 from centralslice_plugins.reconstructors.fourier_iter import Iterative
+from centralslice_plugins.symmetries.point_groups import Dihedral, Icosahedral
 
 BOX, PAD, VOXEL = 48, 64, 2.0
 MODES = (NearestNeighbor, Trilinear, Gauss2, Gauss3, Gauss5, GaussVar)
@@ -156,8 +158,7 @@ def test_options_of_the_peer_give_the_peers_map(name: str, stack: Stack, folder:
     elif name == "usessnr":
         stack = read_stack(folder, "proj_c1_ssnr", "proj_c1")
     elif name == "seedmap_w100":
-        with mrcfile.open(folder / "phantom.mrc") as file:
-            options["seed"] = Seed(file.data.astype(np.float32), 100.0)
+        options["seed"] = Seed(read_phantom(folder).astype(np.float32), 100.0)
     data, _ = run(Gauss5(compat=True), stack, **options)
     assert deviation(data, read_map(folder / f"out/{name}.hdf")) < 1e-3
 
@@ -191,6 +192,18 @@ def test_normalised_images_give_the_peers_map(stack: Stack, folder: Path) -> Non
     assert deviation(data, read_map(folder / "out/preproc_edgemean.hdf")) < 1e-3
 
 
+@pytest.mark.parametrize(
+    ("name", "kind", "group"), [("d7_gauss_var", GaussVar, "D7"), ("icos_gauss_2", Gauss2, "icos")]
+)
+def test_symmetry_copies_give_the_peers_map(
+    name: str, kind: type[Eman2Mode], group: str, folder: Path
+) -> None:
+    symmetry = Dihedral.from_name(group) if group == "D7" else Icosahedral.from_name(group)
+    stack = read_stack(folder, f"proj_{'d7' if group == 'D7' else 'icos'}")
+    data, _ = run(kind(compat=True), stack, symmetry.rotations())
+    assert deviation(data, read_map(folder / f"out/{name}.hdf")) < 1e-3
+
+
 @pytest.mark.parametrize(("name", "kind"), [("tlt_mrc", Gauss5), ("tlt_mrc_gvar", GaussVar)])
 def test_a_tilt_series_gives_the_peers_map(name: str, kind: type[Eman2Mode], folder: Path) -> None:
     with mrcfile.open(folder / "tilt.mrc") as file:
@@ -207,3 +220,57 @@ def test_a_tilt_series_gives_the_peers_map(name: str, kind: type[Eman2Mode], fol
 def test_four_passes_give_the_peers_iterative_map(stack: Stack, folder: Path) -> None:
     data, _ = run(Iterative(compat=True), stack)
     assert deviation(data, read_map(folder / "out/iterative_nonorm.hdf")) < 1e-3
+
+
+def shell_correlation(data: Any, truth: Any) -> Any:
+    """FSC of shells 1 … 23."""
+    one, two = np.fft.fftn(data), np.fft.fftn(truth)
+    k = np.fft.fftfreq(BOX, 1 / BOX)
+    shell = np.rint(np.sqrt(k[:, None, None] ** 2 + k[:, None] ** 2 + k**2)).astype(int).ravel()
+    cross, first, second = (
+        np.bincount(shell, part.ravel()) for part in ((one * two.conj()).real, abs(one) ** 2, abs(two) ** 2)
+    )
+    return (cross / np.sqrt(first * second))[1:24]
+
+
+def soft_sphere() -> Any:
+    axis = np.arange(BOX) - BOX // 2
+    radius = np.sqrt(axis[:, None, None] ** 2 + axis[:, None] ** 2 + axis**2)
+    return 0.5 + 0.5 * np.cos(np.pi * np.clip((radius - 20) / 3, 0, 1))
+
+
+def run_ours(reconstructor: Reconstructor, stack: Stack) -> Any:
+    geometry = MapGeometry(BOX, PAD, VOXEL)
+    plan = reconstructor.plan(geometry)
+    samples = prepare_plainly(subtract_edge_mean(stack.images), PAD, stack.weights)
+    views = replace(views_of(stack.matrices), shifts=stack.shifts)
+    sums, context = plan.zeros(), PassContext(geometry, plan)
+    reconstructor.insert(SliceBatch(samples, PAD, PAD / 2, views), sums, context, (0, plan.planes))
+    result = reconstructor.finish(sums, context)
+    assert not isinstance(result, NextPass)
+    return result.data
+
+
+@pytest.mark.parametrize("kind", MODES, ids=lambda kind: kind.plugin_name)
+def test_without_compat_every_mode_is_nearer_to_the_truth(
+    kind: type[Eman2Mode], stack: Stack, folder: Path
+) -> None:
+    truth = read_phantom(folder)
+    ours, peers = run_ours(kind(), stack), read_map(folder / f"out/mode_{kind.plugin_name}.hdf")
+    sphere = soft_sphere()
+    assert deviation(ours, truth) < 0.7 * deviation(peers, truth)
+    assert shell_correlation(ours, truth).mean() > shell_correlation(peers, truth).mean()
+    assert shell_correlation(ours * sphere, truth).mean() > shell_correlation(peers * sphere, truth).mean()
+
+
+def test_least_squares_are_far_nearer_to_the_truth_than_four_passes(stack: Stack, folder: Path) -> None:
+    truth = read_phantom(folder)
+    ours, peers = run_ours(Iterative(), stack), read_map(folder / "out/iterative_nonorm.hdf")
+    assert shell_correlation(ours, truth).mean() > 0.89
+    assert shell_correlation(peers, truth).mean() < 0.75
+    assert deviation(ours, truth) < 0.04
+
+
+def read_phantom(folder: Path) -> Any:
+    with mrcfile.open(folder / "phantom.mrc") as file:
+        return file.data.astype(np.float64)

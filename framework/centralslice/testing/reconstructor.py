@@ -12,6 +12,7 @@ from __future__ import annotations
 import pickle
 from abc import ABC, abstractmethod
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any, ClassVar
 
 import numpy as np
@@ -38,7 +39,7 @@ class ReconstructorContract(ABC):
     map_tolerance: ClassVar[float] = 0.08
     #: Relative deviation of float32 sums that should be the same but for the order of additions.
     sum_tolerance: ClassVar[float] = 2e-5
-    #: Relative rms deviation of the map from the seed, if there is nothing but a seed; None: it does not come back.
+    #: Relative rms deviation of the map from a seed without data; None: it does not come back.
     seed_tolerance: ClassVar[float | None] = 0.02
     #: Whether odd boxes are refused, with a ParameterError.
     refuses_odd_boxes: ClassVar[bool] = False
@@ -115,7 +116,7 @@ class ReconstructorContract(ABC):
         planes = case.plan.planes
         whole, split = case.sums_of(case.batch.views), case.plan.zeros()
         edges = (0, 1, planes // 2 - 1, planes // 2, planes - 3, planes)
-        for z_range in reversed(list(zip(edges, edges[1:], strict=False))):
+        for z_range in reversed(list(pairwise(edges))):
             case.reconstructor.insert(case.batch, split, case.context, z_range)
         for name, array in whole.arrays.items():
             assert_array_equal(split[name], array)
@@ -251,7 +252,7 @@ def random_rotations(count: int) -> FloatArray:
 
 
 def phantom_case(box: int) -> GaussianPhantom:
-    """Three Gaussians at 1.5 Å a pixel that have a hand, reach to a quarter of the box and fade before Nyquist."""
+    """Three Gaussians for 1.5 Å a pixel that have a hand and lie within a third of the box."""
     centres = np.array([[0.2, 0.05, -0.1], [-0.15, 0.2, 0.05], [-0.05, -0.12, 0.22]]) * (box * 1.5)
     return GaussianPhantom(centres, np.array([1.8, 2.1, 2.4]), np.array([1.0, 0.8, 1.2]))
 

@@ -17,9 +17,9 @@ RECONSTRUCTORS = (
     PluginDescription(
         "trilinear", "weighted mean with trilinear weights (EMAN2)", f"{_HERE}.eman2_modes:Trilinear"
     ),
-    PluginDescription("gauss_2", "weighted mean, Gaussian of 2 voxels (EMAN2)", f"{_HERE}.eman2_modes:Gauss2"),
-    PluginDescription("gauss_3", "weighted mean, Gaussian of 3 voxels (EMAN2)", f"{_HERE}.eman2_modes:Gauss3"),
-    PluginDescription("gauss_5", "weighted mean, Gaussian of 6 voxels (EMAN2)", f"{_HERE}.eman2_modes:Gauss5"),
+    PluginDescription("gauss_2", "mean under a Gaussian of 2 voxels (EMAN2)", f"{_HERE}.eman2_modes:Gauss2"),
+    PluginDescription("gauss_3", "mean under a Gaussian of 3 voxels (EMAN2)", f"{_HERE}.eman2_modes:Gauss3"),
+    PluginDescription("gauss_5", "mean under a Gaussian of 6 voxels (EMAN2)", f"{_HERE}.eman2_modes:Gauss5"),
     PluginDescription(
         "gauss_var", "weighted mean, Gaussian that widens with frequency (EMAN2's default mode)",
         f"{_HERE}.eman2_modes:GaussVar",

@@ -126,4 +126,4 @@ def _insert(
                 start = first_y * row_stride + first_x * 4
                 for tap in range(max(0, z_first - first_z), min(taps, z_end - first_z)):
                     at = (first_z + tap) * plane_stride + start
-                    add_to_plane(voxels, at, row_stride, gx, gy, gz[tap], sample, width)  # type: ignore[call-arg]
+                    add_to_plane(voxels, at, row_stride, gx, gy, gz[tap], sample, width)

@@ -48,7 +48,7 @@ class Iterative(Reconstructor):
 
     plugin_name: ClassVar[str] = "iterative"
 
-    iterations: int = parameter(12, "", "conjugate-gradient steps at most")
+    iterations: int = parameter(8, "", "conjugate-gradient steps at most")
     tolerance: float = parameter(1e-3, "", "stop when the residual has fallen to this fraction")
     passes: int = parameter(4, "", "passes through the particles with compat; without, one suffices")
     compat: bool = parameter(False, "", "compute exactly what e2make3dpar.py --iterative computes")

@@ -207,7 +207,8 @@ def _circulant(lags: FloatArray, box: int) -> FloatArray:
         weighted = folded * taper.reshape(shape).astype(lags.dtype)
         near, far = np.split(weighted, 2, axis=axis)
         folded = near + far
-    return np.maximum(scipy.fft.rfftn(folded).real, 0.0)
+    eigenvalues: FloatArray = np.maximum(scipy.fft.rfftn(folded).real, 0.0)
+    return eigenvalues
 
 
 def _radial(values: FloatArray, radius: FloatArray) -> FloatArray:
@@ -227,7 +228,8 @@ def _seed_weights(weight: float | FloatArray, box: int) -> FloatArray:
         raise ParameterError(
             f"seed weight map: expected shape {(box, box, box // 2 + 1)}, got {weight.shape}"
         )
-    return np.roll(weight, (-(box // 2), -(box // 2)), axis=(0, 1)).astype(np.float64)
+    rolled: FloatArray = np.roll(weight, (-(box // 2), -(box // 2)), axis=(0, 1)).astype(np.float64)
+    return rolled
 
 
 def _filtered(data: FloatArray, gain: FloatArray) -> FloatArray:
