@@ -46,7 +46,7 @@ def insert_batch(
     _insert(
         voxels, batch.samples.astype(kind, copy=False), batch.size, batch.max_radius,
         views.slice_number, np.ascontiguousarray(views.matrices * grid.oversampling), views.shifts,
-        views.factors, window.coefficients.astype(kind), (0,) * window.width, grid.middle, grid.margin,
+        views.factors, window.table(kind), (0,) * window.width, grid.middle, grid.margin,
         z_range[0], z_range[1],
     )  # fmt: skip
 
@@ -74,9 +74,7 @@ def _insert(  # noqa: PLR0913 - one numeric kernel, called from one place
     half = 0.5 * taps
     row_stride = voxels.shape[2] * 4
     plane_stride = voxels.shape[1] * row_stride
-    window_x = np.zeros(8, voxels.dtype)
-    window_y = np.zeros(8, voxels.dtype)
-    window_z = np.zeros(8, voxels.dtype)
+    windows = np.zeros(coefficients.shape[1], voxels.dtype)
     for view in range(len(slice_number)):
         image = samples[slice_number[view]]
         m = matrices[view]
@@ -118,9 +116,7 @@ def _insert(  # noqa: PLR0913 - one numeric kernel, called from one place
                     edge_y = y + middle - half
                     edge_x = sign * x + margin - half
                     first_y, first_x = int(math.ceil(edge_y)), int(math.ceil(edge_x))
-                    window_values(coefficients, first_x - edge_x, window_x)
-                    window_values(coefficients, first_y - edge_y, window_y)
-                    window_values(coefficients, first_z - edge_z, window_z)
+                    window_values(coefficients, first_x - edge_x, first_y - edge_y, first_z - edge_z, windows, width)
                     real, imaginary = float(image[row, kx, 0]), float(image[row, kx, 1])
                     if shifted:
                         angle = -2.0 * math.pi * (kx * shift_x + ky * shift_y) / size
@@ -131,6 +127,5 @@ def _insert(  # noqa: PLR0913 - one numeric kernel, called from one place
                     start = first_y * row_stride + first_x * 4
                     for tap in range(max(0, z_first - first_z), min(taps, z_end - first_z)):
                         add_to_plane(
-                            voxels, (first_z + tap) * plane_stride + start, row_stride, window_x, window_y,
-                            window_z[tap], sample, width,
+                            voxels, (first_z + tap) * plane_stride + start, row_stride, windows, tap, sample, width
                         )  # fmt: skip

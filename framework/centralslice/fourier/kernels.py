@@ -9,15 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy.special import i0
 
 from centralslice.conventions import FloatArray
 from centralslice.errors import ParameterError
+from centralslice.fourier.simd import COEFFICIENTS, lanes_of
 
 MAX_WIDTH = 8
-COEFFICIENTS = 10
 
 #: φ(u) of an array of distances |u| <= w / 2 in grid voxels.
 WindowFunction = Callable[[FloatArray], FloatArray]
@@ -45,6 +46,11 @@ class Window:
     fit_error: float
     nodes: FloatArray
     values: FloatArray
+
+    def table(self, kind: Any) -> FloatArray:
+        """The coefficients as the insertion loop reads them: (COEFFICIENTS, 4 · lanes) of a dtype."""
+        lanes = lanes_of(self.width)
+        return np.ascontiguousarray(np.tile(self.coefficients[:, :lanes], (1, 4)), kind)
 
     def transform(self, distance: FloatArray, grid_size: int) -> FloatArray:
         """``∫ φ(u) cos(2π u x / G) du`` at real-space distances x (voxels), normalised to ∫ φ = 1.

@@ -52,8 +52,8 @@ class SliceReader:
         scale = self.grid.shape[0] / self.box
         kind = self.grid.real.dtype
         _read_slices(
-            slices, self.grid, np.ascontiguousarray(matrices * scale), self.window.coefficients.astype(kind),
-            self.window.width, 0.5 * self.box * scale - 0.5,
+            slices, self.grid, np.ascontiguousarray(matrices * scale), self.window.table(kind),
+            (0,) * self.window.width, 0.5 * self.box * scale - 0.5,
         )  # fmt: skip
         return slices
 
@@ -106,10 +106,12 @@ def agreement_curves(samples: FloatArray, seed: ComplexArray) -> FloatArray:
 
 
 @njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
-def _read_slices(slices: Any, grid: Any, matrices: Any, coefficients: Any, width: int, limit: float) -> None:
+def _read_slices(slices: Any, grid: Any, matrices: Any, coefficients: Any, width: Any, limit: float) -> None:
     count, size, half = slices.shape
     grid_size = grid.shape[0]
-    windows = np.zeros((3, 8), coefficients.dtype)
+    taps = len(width)
+    lanes = coefficients.shape[1] // 4
+    windows = np.zeros(4 * lanes, coefficients.dtype)
     for n in range(count):
         m = matrices[n]
         for row in range(size):
@@ -122,21 +124,22 @@ def _read_slices(slices: Any, grid: Any, matrices: Any, coefficients: Any, width
                 if x < 0:
                     x, y, z, sign = -x, -y, -z, -1.0
                 first_x, first_y, first_z = (
-                    int(math.ceil(x - 0.5 * width)), int(math.ceil(y - 0.5 * width)), int(math.ceil(z - 0.5 * width)),
+                    int(math.ceil(x - 0.5 * taps)), int(math.ceil(y - 0.5 * taps)), int(math.ceil(z - 0.5 * taps)),
                 )  # fmt: skip
-                window_values(coefficients, first_x - (x - 0.5 * width), windows[0])
-                window_values(coefficients, first_y - (y - 0.5 * width), windows[1])
-                window_values(coefficients, first_z - (z - 0.5 * width), windows[2])
+                window_values(
+                    coefficients, first_x - (x - 0.5 * taps), first_y - (y - 0.5 * taps), first_z - (z - 0.5 * taps),
+                    windows, width,
+                )  # fmt: skip
                 real, imaginary = 0.0, 0.0
-                for k in range(width):
-                    for j in range(width):
-                        weight = windows[2, k] * windows[1, j]
-                        for i in range(width):
+                for k in range(taps):
+                    for j in range(taps):
+                        weight = windows[2 * lanes + k] * windows[lanes + j]
+                        for i in range(taps):
                             a, b, c = first_x + i, first_y + j, first_z + k
                             if a >= 0:
                                 value = grid[c % grid_size, b % grid_size, a]
                             else:
                                 value = grid[-c % grid_size, -b % grid_size, -a].conjugate()
-                            real += weight * windows[0, i] * value.real
-                            imaginary += weight * windows[0, i] * value.imag
+                            real += weight * windows[i] * value.real
+                            imaginary += weight * windows[i] * value.imag
                 slices[n, row, kx] = complex(real, sign * imaginary)

@@ -14,7 +14,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 CHANNELS = 4
-COEFFICIENTS = 10
+COEFFICIENTS = 8
 
 
 def _element(array_type: Any) -> ir.Type:
@@ -56,31 +56,42 @@ def _fma(builder: Any, a: Any, b: Any, c: Any) -> Any:
 
 
 @intrinsic  # type: ignore[untyped-decorator]
-def window_values(typing: Any, coefficients: Any, fraction: Any, out: Any) -> Any:
-    """``out[j] = Σ_d coefficients[d, j] · fraction^d`` for all lanes j (8), Horner's rule.
+def window_values(typing: Any, coefficients: Any, x: Any, y: Any, z: Any, out: Any, width: Any) -> Any:
+    """Window values of all taps of three axes at once: ``out[axis · lanes + j] = Σ_d c[d, j] f_axis^d``.
 
-    ``coefficients`` (COEFFICIENTS, 8) and ``out`` (8,) share one dtype, to which the fraction is rounded.
+    ``coefficients`` is (COEFFICIENTS, 4 · lanes), the taps of an axis repeated four times, with
+    ``lanes = lanes_of(len(width))``; ``out`` is (4 · lanes,). Both have one dtype, to which x, y, z are rounded.
     """
-    signature = types.void(coefficients, fraction, out)
+    signature = types.void(coefficients, x, y, z, out, width)
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        table, value, result = arguments
-        table_type, _, result_type = signature.args
-        index = ir.IntType(64)
-        at = _splat(builder, _as_element(builder, value, _element(table_type)), 8)
+        table, *fractions, result, _ = arguments
+        table_type, result_type, width_type = signature.args[0], signature.args[4], signature.args[5]
+        index, element, lanes = ir.IntType(64), _element(table_type), lanes_of(len(width_type))
+        total_lanes = 4 * lanes
+        at = ir.Constant(ir.VectorType(element, total_lanes), [0.0] * total_lanes)
+        for axis, fraction in enumerate(fractions):
+            value = _as_element(builder, fraction, element)
+            for lane in range(axis * lanes, (axis + 1) * lanes):
+                at = builder.insert_element(at, value, ir.Constant(ir.IntType(32), lane))
 
         def row(degree: int) -> Any:
-            pointer = _pointer(context, builder, table_type, table, ir.Constant(index, 8 * degree))
-            return builder.load(_vector_at(builder, pointer, 8), align=4)
+            pointer = _pointer(context, builder, table_type, table, ir.Constant(index, total_lanes * degree))
+            return builder.load(_vector_at(builder, pointer, total_lanes), align=4)
 
         total = row(COEFFICIENTS - 1)
         for degree in range(COEFFICIENTS - 2, -1, -1):
             total = _fma(builder, total, at, row(degree))
         target = _pointer(context, builder, result_type, result, ir.Constant(index, 0))
-        builder.store(total, _vector_at(builder, target, 8), align=4)
+        builder.store(total, _vector_at(builder, target, total_lanes), align=4)
         return context.get_dummy_value()
 
     return signature, generate
+
+
+def lanes_of(width: int) -> int:
+    """Vector lanes that the taps of one axis take."""
+    return 4 if width <= 4 else 8
 
 
 def _groups(width: int) -> list[tuple[int, int]]:
@@ -95,30 +106,32 @@ def _groups(width: int) -> list[tuple[int, int]]:
 
 @intrinsic  # type: ignore[untyped-decorator]
 def add_to_plane(
-    typing: Any, voxels: Any, offset: Any, row_stride: Any, window_x: Any, window_y: Any,
-    factor: Any, sample: Any, width: Any,
-) -> Any:  # fmt: skip
-    """Add ``factor · window_y[i] · window_x[j] · sample`` to the width × width voxels of one z plane.
+    typing: Any, voxels: Any, offset: Any, row_stride: Any, windows: Any, tap: Any, sample: Any, width: Any
+) -> Any:
+    """Add ``wz[tap] · wy[i] · wx[j] · sample`` to the width × width voxels of one z plane.
+
+    ``windows`` holds wx, wy and wz as :func:`window_values` leaves them.
 
     ``voxels`` is a C-contiguous (…, 4) array, ``offset`` the flat element of the first voxel,
     ``row_stride`` the elements from one y to the next, ``sample`` a tuple of 4 values (rounded to the array's dtype), ``width`` a tuple
     whose length is the kernel's width (known when compiling, so that the loops are unrolled).
     """
-    signature = types.void(voxels, offset, row_stride, window_x, window_y, factor, sample, width)
+    signature = types.void(voxels, offset, row_stride, windows, tap, sample, width)
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        array, start, stride, x_window, y_window, scale, values, _ = arguments
-        array_type, _, _, x_type, y_type, _, _, width_type = signature.args
+        array, start, stride, windows, tap, values, _ = arguments
+        array_type, _, _, windows_type, _, _, width_type = signature.args
         count = len(width_type)
-        element, index = _element(array_type), ir.IntType(64)
+        element, index, lanes = _element(array_type), ir.IntType(64), lanes_of(len(width_type))
         quad = ir.Constant(ir.VectorType(element, CHANNELS), ir.Undefined)
-        scale = _as_element(builder, scale, element)
+        at_tap = builder.add(tap, ir.Constant(index, 2 * lanes))
+        scale = builder.load(_pointer(context, builder, windows_type, windows, at_tap))
         for channel in range(CHANNELS):
             value = _as_element(builder, builder.extract_value(values, channel), element)
             quad = builder.insert_element(quad, builder.fmul(value, scale), ir.Constant(ir.IntType(32), channel))
 
-        def scalar(kind: Any, window: Any, number: int) -> Any:
-            return builder.load(_pointer(context, builder, kind, window, ir.Constant(index, number)))
+        def scalar(number: int) -> Any:
+            return builder.load(_pointer(context, builder, windows_type, windows, ir.Constant(index, number)))
 
         def spread(first: int, voxels_here: int) -> Any:
             """window_x times sample for a run of voxels, as one vector."""
@@ -128,7 +141,7 @@ def add_to_plane(
             tiled = builder.shuffle_vector(quad, quad, mask)
             weights = ir.Constant(ir.VectorType(element, voxels_here), ir.Undefined)
             for number in range(voxels_here):
-                value = scalar(x_type, x_window, first + number)
+                value = scalar(first + number)
                 weights = builder.insert_element(weights, value, ir.Constant(ir.IntType(32), number))
             repeat = [lane // CHANNELS for lane in range(lanes)]
             mask = ir.Constant(ir.VectorType(ir.IntType(32), lanes), repeat)
@@ -137,7 +150,7 @@ def add_to_plane(
         runs = [(first, size, spread(first, size)) for first, size in _groups(count)]
         position = start
         for row in range(count):
-            weight = scalar(y_type, y_window, row)
+            weight = scalar(lanes + row)
             for first, size, vector in runs:
                 at = builder.add(position, ir.Constant(index, CHANNELS * first))
                 pointer = _vector_at(builder, _pointer(context, builder, array_type, array, at), CHANNELS * size)

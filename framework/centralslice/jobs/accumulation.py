@@ -14,7 +14,7 @@ from centralslice.jobs.particle_images import ImageSource
 from centralslice.jobs.slice_batches import BatchMaker
 
 #: Memory of the planes that one task works on: they should stay in the processor's cache.
-SLAB_BYTES = 6 * 2**20
+SLAB_BYTES = 5 * 2**20
 #: A slab thinner than this is visited by too many samples of its neighbours.
 SLAB_PLANES = 8
 
