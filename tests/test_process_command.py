@@ -200,6 +200,16 @@ def test_an_existing_output_is_replaced_only_with_force(tmp_path, capsys):
     np.testing.assert_array_equal(read(output)[0], MAP)
 
 
+@pytest.mark.parametrize("name", ["same.mrcs", "same.hdf"])
+def test_a_stack_may_be_replaced_by_its_own_result(tmp_path, name):
+    source = write(tmp_path / "in.mrcs", IMAGES, stack=True)
+    same = str(tmp_path / name)
+    assert main(["process", str(source), same, "--process", "math.linear:scale=1"]) == 0
+    assert main(["process", same, same, "--process", "math.linear:scale=2", "--force"]) == 0
+    assert main(["process", same, str(tmp_path / "out.mrcs"), "--process", "math.linear:scale=1"]) == 0
+    np.testing.assert_array_equal(read(tmp_path / "out.mrcs")[0], 2 * IMAGES)
+
+
 def test_a_missing_input_and_an_unknown_output_format_are_refused(tmp_path, capsys):
     steps = ["--process", "normalize"]
     assert main(["process", str(tmp_path / "no.mrc"), str(tmp_path / "out.mrc"), *steps]) == 2

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from centralslice.errors import InputError
+from centralslice.errors import CentralsliceError, InputError
 from centralslice.geometry.eulers import eman2_to_matrices
 from centralslice.plugin.registry import shared_registry
 
@@ -177,6 +177,13 @@ def test_symmetry_averaging_is_the_mean_over_exactly_turned_copies(sym, order):
     assert len(rotations) == order
     wanted = sum(blob((17,) * 3, tuple(r @ (4.0, 1.0, 2.0)), 2.0) for r in rotations) / order
     np.testing.assert_allclose(apply(f"xform.applysym:sym={sym}", data), wanted, atol=1e-3)
+
+
+def test_only_point_groups_are_averaged():
+    with pytest.raises(InputError, match="point group"):
+        processor('xform.applysym:sym="h5:1:30:4"')
+    with pytest.raises(CentralsliceError, match="q7"):
+        processor("xform.applysym:sym=q7")
 
 
 def test_images_take_cyclic_symmetries_only():

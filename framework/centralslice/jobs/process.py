@@ -19,6 +19,7 @@ from centralslice.data.images import ImageStack, StackPlan, StackSink
 from centralslice.data.volume import Volume
 from centralslice.errors import InputError, ParameterError
 from centralslice.plugin.registry import Registry
+from centralslice.runtime.progress import Progress
 
 Dimension = Literal[2, 3]
 
@@ -245,6 +246,7 @@ def _fill(
     """Process and store the images, a chunk in memory at a time."""
     ny, nx = stack.header.shape
     step = max(1, _CHUNK_BYTES // (4 * ny * nx))
+    progress = Progress(len(numbers))
     for start in range(0, len(numbers), step):
         part = numbers[start : start + step]
         results = []
@@ -253,3 +255,5 @@ def _fill(
             _check_finite(data, f"{stack.path}: image {number}")
             results.append(data)
         sink.write(start, np.stack(results))
+        progress.advance(len(part))
+    progress.close()

@@ -93,7 +93,11 @@ def _is_a(value: Any, option: Any) -> bool:
     if typing.get_origin(option) is typing.Literal:
         return value in typing.get_args(option)
     if option is float:
-        return isinstance(value, int | float) and not isinstance(value, bool) and not math.isnan(value)
+        return (
+            isinstance(value, int | float | np.integer | np.floating)
+            and not isinstance(value, bool)
+            and not math.isnan(value)
+        )
     if option is int:
         return isinstance(value, int | np.integer) and not isinstance(value, bool)
     return isinstance(value, option)

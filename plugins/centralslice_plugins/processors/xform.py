@@ -140,6 +140,10 @@ class ApplySym(BuiltinProcessor):
     sym: str = parameter(unit="", doc="symmetry, e.g. c4, d7, icos")
     averager: Literal["mean"] = parameter("mean", "", "how the copies are combined")
 
+    def _check_parameters(self) -> None:
+        symmetry = shared_registry().create("symmetry", self.sym)  # refuses an unknown name
+        self._require(symmetry.is_group, "sym", "a point group")
+
     def _process(self, data: FloatArray, voxel_size_angst: float) -> FloatArray:
         rotations = shared_registry().create("symmetry", self.sym).rotations()
         if data.ndim == 2:
