@@ -259,7 +259,7 @@ def _postprocess(settings: Make3dSettings) -> tuple[str, ...]:
     path = Path("strucfac.txt") if settings.setsf.lower() == "auto" else Path(settings.setsf)
     if not path.is_file():
         raise ParameterError(f"--setsf: {path} does not exist; give a file of s and intensity, or none")
-    compat = ":compat=true" if settings.compat_eman2 else ""
+    compat = ":compat=eman2" if settings.compat_eman2 else ""
     return (f'filter.setstrucfac:filename="{path}"{compat}', *settings.postprocess)
 
 

@@ -11,7 +11,7 @@ from centralslice.abc.reconstructor import MapGeometry, ParallelMap
 from centralslice.conventions import FloatArray, IntArray
 from centralslice.data.particles import Particles
 from centralslice.data.slices import SliceBatch, Views
-from centralslice.fourier.eman2_compat import prepare_eman2
+from centralslice.fourier.eman2_compat import RADIUS_MARGIN, prepare_eman2
 from centralslice.fourier.prepare import GroupPreparation, prepare_slices
 from centralslice.fourier.projection import SliceReader, agreement_curves
 from centralslice.geometry.eulers import eman2_to_matrices, matrices_to_eman2
@@ -87,7 +87,9 @@ class BatchMaker:
             samples[part] = self._samples(rows[part], images[part], group)
 
         parallel(prepare, range(0, len(rows), TASK_IMAGES))
-        return SliceBatch(samples, size, preparation.max_radius, self._views(rows, group))
+        # EMAN2 rounds radii and, in its iterative mode, goes beyond Nyquist; its inserters cut by themselves
+        radius = size / 2 + RADIUS_MARGIN if self.as_eman2 else preparation.max_radius
+        return SliceBatch(samples, size, radius, self._views(rows, group))
 
     def _samples(self, rows: IntArray, images: FloatArray, group: int) -> FloatArray:
         particles, preparation = self.particles, self.groups[group]
