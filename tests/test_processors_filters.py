@@ -180,16 +180,16 @@ def test_a_radial_table_is_linear_between_pixels_and_zero_beyond_its_end():
     np.testing.assert_allclose(apply("filter.radialtable:table=1,0.7,0.2,0.4", data), wanted, atol=1e-11)
 
 
-@pytest.mark.parametrize("shape", [(16, 16), (15, 15, 15)])
+@pytest.mark.parametrize("shape", [(64, 64), (15, 15, 15)])
 def test_random_phases_keep_amplitudes_and_everything_below_the_cutoff(shape):
-    data = RANDOM.normal(size=shape)
+    data = np.random.default_rng(1).normal(size=shape)
     found = apply("filter.lowpass.randomphase:cutoff_abs=0.2", data)
     before, after = np.fft.fftn(data), np.fft.fftn(found)
     beyond = frequency_grid(shape) >= 0.2
     np.testing.assert_allclose(np.abs(after), np.abs(before), atol=1e-9)
     np.testing.assert_allclose(after[~beyond], before[~beyond], atol=1e-9)
     turned = np.angle(after[beyond] / before[beyond])
-    assert abs(np.exp(1j * turned).mean()) < 0.15
+    assert abs(np.exp(1j * turned).mean()) < 0.1
     again = apply("filter.lowpass.randomphase:cutoff_abs=0.2:seed=0", data)
     np.testing.assert_array_equal(found, again)
     assert np.abs(apply("filter.lowpass.randomphase:cutoff_abs=0.2:seed=1", data) - found).max() > 0.01

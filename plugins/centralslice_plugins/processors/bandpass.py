@@ -148,10 +148,10 @@ class RadialTable(FourierFilter):
 
     def _transfer(self, frequency: FloatArray, size_x: int, voxel_size_angst: float) -> FloatArray:
         values = numbers_in(self.table, self.plugin_name, "table")
-        # rounded, or a radius of 3 + 4e-16 would be beyond a table that ends at 3
-        found: FloatArray = np.interp(
-            np.round(frequency * size_x, 9), np.arange(len(values)), values, right=0.0
-        )
+        radius = frequency * size_x
+        # a radius of 3 + 4e-16 is not beyond a table that ends at 3
+        inside = radius <= len(values) - 1 + 1e-9
+        found: FloatArray = np.interp(radius, np.arange(len(values)), values) * inside
         return found
 
 
