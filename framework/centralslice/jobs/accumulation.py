@@ -10,7 +10,7 @@ import numpy as np
 from centralslice.abc.reconstructor import PassContext, Reconstructor
 from centralslice.conventions import IntArray
 from centralslice.data.slices import SliceBatch, Sums
-from centralslice.jobs.particle_images import ImageSource
+from centralslice.jobs.particle_images import ImageChunk, ImageSource
 from centralslice.jobs.slice_batches import BatchMaker
 
 #: Memory of the planes that one task works on: they should stay in the processor's cache.
@@ -38,11 +38,15 @@ class Accumulation:
         """
         blank = [np.empty(0, np.int64)]
         for chunk in self.source.chunks(rows, self.block_images):
-            for batch in self.batches.batches(chunk, context.parallel):
-                insert_threaded(self.reconstructor, batch, sums, context)
+            self._insert(chunk, sums, context)
             blank.append(chunk.rows[chunk.blank])
             self.block_done(len(chunk.rows))
         return np.concatenate(blank)
+
+    def _insert(self, chunk: ImageChunk, sums: Sums, context: PassContext) -> None:
+        """Insert a chunk; a function of its own, so that its batches are gone before the next is prepared."""
+        for batch in self.batches.batches(chunk, context.parallel):
+            insert_threaded(self.reconstructor, batch, sums, context)
 
 
 def insert_threaded(reconstructor: Reconstructor, batch: SliceBatch, sums: Sums, context: PassContext) -> None:
@@ -50,4 +54,6 @@ def insert_threaded(reconstructor: Reconstructor, batch: SliceBatch, sums: Sums,
     planes = context.plan.planes
     thickness = max(SLAB_PLANES, int(SLAB_BYTES * planes / max(sums.nbytes, 1)))
     ranges = [(first, min(first + thickness, planes)) for first in range(0, planes, thickness)]
+    # slices meet in the middle: the fullest slabs first, so that threads end together
+    ranges.sort(key=lambda z_range: abs(z_range[0] + z_range[1] - planes))
     context.parallel(lambda z_range: reconstructor.insert(batch, sums, context, z_range), ranges)

@@ -28,7 +28,7 @@ from centralslice.jobs.slice_batches import CopyRules
 from centralslice.plugin.registry import Registry
 
 #: Bytes of samples that are prepared at a time; a block is as many images, whatever the machine.
-BATCH_BYTES = 160 * 2**20
+BATCH_BYTES = 128 * 2**20
 #: The interpreter and its libraries, as measured after import.
 BASE_BYTES = 220 * 2**20
 
