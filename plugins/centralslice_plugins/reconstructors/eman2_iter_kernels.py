@@ -11,6 +11,7 @@ from centralslice.fourier.eman2_compat import RADIUS_MARGIN
 from centralslice_plugins.reconstructors.eman2_kernels import (
     add_as_eman2,
     position_as_eman2,
+    reaches,
     read_sample,
     table_exp,
 )
@@ -81,6 +82,8 @@ def insert_iteratively(samples: Any, rows: Any, grid: Any, spectrum: Any, limit:
                 h = 0.5 if guided else max(0.1, 1.0 / ((px * px + py * py + pz * pz) / 4000.0 + 0.15))
                 here = _trilinear(spectrum, px, py, pz) if guided else 0j
                 for k in range(max(k0, -last), min(k0 + 5, last) + 1):
+                    if not reaches(k, i0, 6, volume, z_range):
+                        continue
                     for j in range(max(j0, -last), min(j0 + 5, last) + 1):
                         for i in range(max(i0, -last), min(i0 + 5, last) + 1):
                             if guided and i * i + j * j + k * k > 0.25 * volume * volume:

@@ -68,8 +68,8 @@ def add_as_eman2(grid: Any, i: Any, j: Any, k: Any, sample: Any, z_lo: Any, z_hi
     if abs(i) > half or abs(j) > half or abs(k) > half:
         return
     re, im, weight = sample
-    direct_z, direct_y = k % size, j % size
-    mate_z, mate_y = -k % size, -j % size
+    direct_z, direct_y = (k if k >= 0 else k + size), (j if j >= 0 else j + size)
+    mate_z, mate_y = (-k if k <= 0 else size - k), (-j if j <= 0 else size - j)
     column = abs(i)
     if i == 0 or column == half:
         if j == 0 and k == 0:
@@ -101,6 +101,14 @@ def position_as_eman2(row: Any, x: int, y: int, slice_size: int, grid_size: int)
     py = size * (np.float32(row[3]) * fx + np.float32(row[6]) * fy)
     pz = size * (np.float32(row[4]) * fx + np.float32(row[7]) * fy)
     return px, py, pz
+
+
+@njit(nogil=True, cache=True)
+def reaches(k: int, first: int, width: int, size: int, z_range: Any) -> bool:
+    """Whether voxels x = first … of frequency plane k are written to these planes, themselves or as mates."""
+    last = first + width - 1
+    here = last >= 0 and z_range[0] <= k % size < z_range[1]
+    return here or ((first <= 0 or last >= size // 2) and z_range[0] <= -k % size < z_range[1])
 
 
 @njit(nogil=True, cache=True)
@@ -177,6 +185,8 @@ def insert_as_eman2(samples: Any, rows: Any, grid: Any, mode: int, limit: float,
                 i0, j0, k0 = math.floor(px + offset), math.floor(py + offset), math.floor(pz + offset)
                 h, factor = _eman2_decay(mode, px * px + py * py + pz * pz)
                 for k in range(k0, k0 + width):
+                    if not reaches(k, i0, width, grid.shape[0], z_range):
+                        continue
                     for j in range(j0, j0 + width):
                         for i in range(i0, i0 + width):
                             if mode == NEAREST:

@@ -13,7 +13,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from centralslice.abc.reconstructor import MapGeometry, PassContext
+from centralslice.abc.reconstructor import MapGeometry, PassContext, SumsPlan
 from centralslice.conventions import ComplexArray, FloatArray
 from centralslice.data.slices import SliceBatch, Sums
 from centralslice.data.volume import Volume
@@ -86,6 +86,12 @@ class VaryingGaussian(FixedWindow):
         fitted = fit_window(self.width, self.kernel)
         return replace(fitted, nodes=np.zeros(1), values=np.ones(1))
 
+    def plan(self, geometry: MapGeometry) -> SumsPlan:
+        """As for a fixed window; finish holds a few more maps."""
+        plan = super().plan(geometry)
+        maps = 6 * geometry.image_size**3 * geometry.precision.itemsize
+        return replace(plan, finish_bytes=plan.finish_bytes + maps)
+
     def insert(self, batch: SliceBatch, sums: Sums, context: PassContext, z_range: tuple[int, int]) -> None:
         """Add a batch to planes of the sums."""
         insert_gaussian(sums["voxels"], batch, self.grid(context.geometry), self.mode, self.width, z_range)
@@ -124,7 +130,7 @@ class VaryingGaussian(FixedWindow):
         for radius in self._band_centres(grid):
             nodes, values = axis_kernel(self.mode, self.width, float(radius))
             profile = np.cos(np.multiply.outer(places, nodes)) @ values
-            yield np.maximum(_cube(profile), SMALLEST_ENVELOPE).astype(np.float32)
+            yield np.maximum(_cube(profile.astype(np.float32)), np.float32(SMALLEST_ENVELOPE))
 
     def _band_of(self, data: FloatArray, band: int, grid: FourierGrid, context: PassContext) -> FloatArray:
         """The part of a map whose frequencies belong to a band."""

@@ -92,7 +92,9 @@ class LeastSquares:
     def adjoint(self, voxels: FloatArray, grid: FourierGrid) -> FloatArray:
         """Σ d_s value_s exp(2πi k_s r / N) in the box, the map's origin at N // 2."""
         places = np.arange(grid.box, dtype=np.float64) - grid.box // 2
-        half = folded_half(voxels, grid, 0, 1.0) + 1j * folded_half(voxels, grid, 1, -1.0)
+        half = np.empty((grid.size, grid.size, grid.size // 2 + 1), _complex_of(voxels))
+        half.real = folded_half(voxels, grid, 0, 1.0)
+        half.imag = folded_half(voxels, grid, 1, -1.0)
         return self._read(half, grid, places)
 
     def lags(self, voxels: FloatArray, grid: FourierGrid) -> FloatArray:
