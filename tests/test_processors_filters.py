@@ -117,6 +117,23 @@ def test_high_pass_and_low_pass_add_up_to_the_data(kind):
     np.testing.assert_allclose(total, data, atol=1e-12)
 
 
+@pytest.mark.parametrize("pixel", range(1, 15))
+def test_sharp_edges_take_a_sample_on_the_cutoff_for_what_it_is(pixel):
+    """k/n in floating point may come out above or below the cutoff that the user wrote."""
+    index = np.arange(30)
+    wave = np.cos(2 * np.pi * pixel * index / 30) * np.ones((30, 1))
+    cutoff = f"{pixel / 60:.17g}"  # 1/Å at 2 Å
+    for data in (wave, wave.T):
+        np.testing.assert_allclose(
+            apply(f"filter.lowpass.tophat:cutoff_freq={cutoff}", data), data, atol=1e-9
+        )
+        np.testing.assert_allclose(apply(f"filter.highpass.tophat:cutoff_freq={cutoff}", data), 0, atol=1e-9)
+        ends = (pixel / 30, 0.6)
+        text = "filter.bandpass.tophat:low_cutoff_frequency={}:high_cutoff_frequency={}"
+        np.testing.assert_allclose(apply(text.format(*ends), data), data, atol=1e-9)
+        np.testing.assert_allclose(apply(text.format(0, pixel / 30), data), 0, atol=1e-9)
+
+
 @pytest.mark.parametrize("size", [16, 17])
 def test_cutoff_pixels_counts_fourier_pixels_along_x(size):
     data = RANDOM.normal(size=(12, size))

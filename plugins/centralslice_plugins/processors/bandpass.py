@@ -13,7 +13,7 @@ from centralslice.conventions import FloatArray
 from centralslice.errors import InputError
 
 from .base import BuiltinProcessor, numbers_in
-from .fourier_base import CutoffFilter, FourierFilter, half_frequency, multiplied, phase_ramp
+from .fourier_base import CutoffFilter, FourierFilter, half_frequency, multiplied, phase_ramp, reaches
 from .lowpass import tanh_lowpass
 
 
@@ -56,7 +56,9 @@ class BandpassTophat(Band):
     plugin_name: ClassVar[str] = "filter.bandpass.tophat"
 
     def _transfer(self, frequency: FloatArray, size_x: int, voxel_size_angst: float) -> FloatArray:
-        inside = (frequency >= self.low_cutoff_frequency) & (frequency < self.high_cutoff_frequency)
+        inside = reaches(frequency, self.low_cutoff_frequency) & ~reaches(
+            frequency, self.high_cutoff_frequency
+        )
         band: FloatArray = inside.astype(np.float64)
         return band
 

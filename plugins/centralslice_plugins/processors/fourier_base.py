@@ -14,7 +14,7 @@ import numpy as np
 import scipy.fft
 
 from centralslice.abc.parameters import parameter
-from centralslice.conventions import ComplexArray, FloatArray
+from centralslice.conventions import BoolArray, ComplexArray, FloatArray
 from centralslice.errors import ParameterError
 
 from .base import BuiltinProcessor
@@ -63,6 +63,18 @@ def phase_ramp(shape: tuple[int, ...], shift_xyz: tuple[float, float, float]) ->
         factor[np.abs(axis) == 0.5] = math.cos(math.pi * shift)
         ramp = ramp * factor
     return ramp
+
+
+def reaches(frequency: FloatArray, limit: float) -> BoolArray:
+    """Where ``frequency >= limit``; a sample that lies on the limit but for rounding counts as on it."""
+    found: BoolArray = frequency >= limit * (1.0 - 1e-9)
+    return found
+
+
+def exceeds(frequency: FloatArray, limit: float) -> BoolArray:
+    """Where ``frequency > limit``; a sample that lies on the limit but for rounding does not exceed it."""
+    found: BoolArray = frequency > limit * (1.0 + 1e-9)
+    return found
 
 
 @dataclass(frozen=True, kw_only=True)

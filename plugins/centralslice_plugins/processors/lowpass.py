@@ -16,9 +16,11 @@ from .fourier_base import (
     CutoffFilter,
     CutoffProcessor,
     back_transform,
+    exceeds,
     gaussian_decay,
     half_frequency,
     half_transform,
+    reaches,
 )
 
 
@@ -80,7 +82,7 @@ class LowpassTophat(CutoffFilter):
     plugin_name: ClassVar[str] = "filter.lowpass.tophat"
 
     def _transfer(self, frequency: FloatArray, size_x: int, voxel_size_angst: float) -> FloatArray:
-        kept: FloatArray = (frequency <= self._cutoff(size_x, voxel_size_angst)).astype(np.float64)
+        kept: FloatArray = (~exceeds(frequency, self._cutoff(size_x, voxel_size_angst))).astype(np.float64)
         return kept
 
 
@@ -91,7 +93,7 @@ class HighpassTophat(CutoffFilter):
     plugin_name: ClassVar[str] = "filter.highpass.tophat"
 
     def _transfer(self, frequency: FloatArray, size_x: int, voxel_size_angst: float) -> FloatArray:
-        kept: FloatArray = (frequency > self._cutoff(size_x, voxel_size_angst)).astype(np.float64)
+        kept: FloatArray = exceeds(frequency, self._cutoff(size_x, voxel_size_angst)).astype(np.float64)
         return kept
 
 
@@ -220,6 +222,6 @@ class LowpassRandomphase(CutoffProcessor):
         phases = half_transform(noise.astype(data.dtype))
         phases /= np.maximum(np.abs(phases), np.finfo(np.float32).tiny)
         values = half_transform(data)
-        beyond = half_frequency(data.shape) >= self._cutoff(data.shape[-1], voxel_size_angst)
+        beyond = reaches(half_frequency(data.shape), self._cutoff(data.shape[-1], voxel_size_angst))
         values[beyond] = np.abs(values[beyond]) * phases[beyond]
         return back_transform(values, data.shape)
