@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -85,12 +86,18 @@ def finish_map(sums: GridSums, division: Division, parallel: ParallelMap) -> Flo
     estimate = _undo_window(transform.to_map(divide.quotient), profile)
     if division.refinements == 0:
         return estimate
-    density = sampling_density(sums, division, parallel)
-    data = _undo_window(transform.to_map(divide.numerator), profile)
-    for _ in range(division.refinements):
-        residual = transform.filter_map(estimate, lambda slab, row: divide.times_density(slab, row, density))
-        np.subtract(data, residual, out=residual)
-        estimate += division.relaxation * transform.filter_map(residual, divide.over_weight)
+    density: FloatArray | None = sampling_density(sums, division, parallel)
+    for step in range(division.refinements, 0, -1):
+        assert density is not None  # noqa: S101 - for the type checker
+        model = transform.filter_map(estimate, partial(divide.times_density, density=density))
+        if step == 1:
+            density = None  # before the next large array is made
+        # the data's own map is made anew in every step: it would be one more array in memory
+        residual = _undo_window(transform.to_map(divide.numerator), profile)
+        residual -= model
+        change = transform.filter_map(residual, divide.over_weight)
+        change *= division.relaxation
+        estimate += change
     return estimate
 
 
@@ -109,7 +116,7 @@ def finish_bytes(grid: FourierGrid, itemsize: int, refinements: int) -> int:
     half = grid.size // 2 + 1
     working = 2 * itemsize * grid.box * grid.size * half
     density = 2 * itemsize * grid.size * half * half if refinements else 0
-    return working + density + (4 if refinements else 1) * itemsize * grid.box**3
+    return working + density + (2 if refinements else 1) * itemsize * grid.box**3
 
 
 def weight_floors(sums: GridSums, division: Division, parallel: ParallelMap) -> FloatArray:

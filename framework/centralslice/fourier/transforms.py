@@ -17,7 +17,7 @@ from centralslice.abc.reconstructor import ParallelMap
 from centralslice.conventions import ComplexArray, FloatArray
 
 #: Rows of y that one task transforms along z.
-SLAB = 8
+SLAB = 4
 
 #: Changes a slab of the grid's transform in place: ``slab`` is (G, rows, G // 2 + 1), z and x in FFT order,
 #: and belongs to the signed frequencies y = first_row … first_row + rows − 1.

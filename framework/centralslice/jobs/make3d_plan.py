@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,13 +15,13 @@ from centralslice.abc.reconstructor import MapGeometry, Reconstructor, SumsPlan
 from centralslice.abc.symmetry import Symmetry
 from centralslice.abc.writer import Writer
 from centralslice.conventions import FloatArray
-from centralslice.data.files import refuse_existing
 from centralslice.data.particles import OpticsGroup, Particles
-from centralslice.errors import ParameterError, SelectionError
-from centralslice.fourier.grid import fast_even_size
+from centralslice.errors import FileMissingError, ParameterError, ResourceError, SelectionError
 from centralslice.fourier.prepare import CtfMode
 from centralslice.geometry.groups import grid_subgroup
+from centralslice.jobs.make3d_outputs import Outputs, check_outputs, plan_outputs
 from centralslice.jobs.make3d_settings import Make3dSettings
+from centralslice.jobs.make3d_sizes import output_shape, padded_size, volume_size
 from centralslice.jobs.particle_images import StackPool, check_stacks
 from centralslice.jobs.selection import Selection, select
 from centralslice.jobs.slice_batches import CopyRules
@@ -31,24 +31,6 @@ from centralslice.plugin.registry import Registry
 BATCH_BYTES = 128 * 2**20
 #: The interpreter and its libraries, as measured after import.
 BASE_BYTES = 220 * 2**20
-
-
-@dataclass(frozen=True, slots=True)
-class Outputs:
-    """The files of a run; None where the run does not write one."""
-
-    merged: Path
-    manifest: Path
-    half1: Path | None = None
-    half2: Path | None = None
-    fsc_table: Path | None = None
-    fsc_plot: Path | None = None
-    norm: Path | None = None
-
-    def all(self) -> tuple[Path, ...]:
-        """Every file that will be written."""
-        named = (self.merged, self.half1, self.half2, self.fsc_table, self.fsc_plot, self.norm, self.manifest)
-        return tuple(path for path in named if path is not None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +96,7 @@ class Make3dPlan:
         size, image = self.slice_size, self.geometry.image_size
         itemsize = self.geometry.precision.itemsize
         block = self.block_images * (4 * itemsize * size * (size // 2 + 1) + 2 * 4 * image * image)
-        kept_maps = 2 * itemsize * image**3 if self.has_halves else 0
+        kept_maps = itemsize * image**3 if self.has_halves else 0
         sets = 2 if self.has_halves else 1
         return BASE_BYTES + sets * self.sums.nbytes + kept_maps + max(block, self.sums.finish_bytes)
 
@@ -170,12 +152,12 @@ def plan_make3d(settings: Make3dSettings, registry: Registry, particles: Particl
     InputError
         For whatever would make the run fail or its result wrong.
     """
+    _check_compat(settings)
     symmetry = registry.symmetry(settings.sym)
     source_count = len(particles)
     reconstructor = make_reconstructor(settings, registry)
     preprocessors = tuple(_processor(text, 2, registry) for text in settings.preprocess)
     postprocessors = tuple(_processor(text, 3, registry) for text in _postprocess(settings))
-    writer = registry.writer_for(settings.output, "volume")
     particles, notes = with_pixel_sizes(particles, settings)
     selection = select(particles, settings.selection)
     particles = by_half_set(selection.particles)
@@ -185,24 +167,23 @@ def plan_make3d(settings: Make3dSettings, registry: Registry, particles: Particl
     halves = halves and bool(np.any(particles.half_set == 1)) and bool(np.any(particles.half_set == 2))
     _check_seed(settings, halves)
     outputs = plan_outputs(settings, halves)
-    for path in outputs.all():
-        refuse_existing(path, settings.force)
+    writer = check_outputs(outputs, settings, _inputs(settings, particles), registry)
     with StackPool(particles.image_files, registry) as pool:
         image_size = check_stacks(particles, pool).shape[0]
-    slice_size = _padded_size(settings.pad, image_size, "--pad") or image_size
+    slice_size = padded_size(settings.pad, image_size)
     voxel_size = particles.optics[0].pixel_size_angst
     geometry = MapGeometry(
         image_size=image_size,
         slice_size=slice_size,
         voxel_size_angst=voxel_size,
-        padded_size=_cube(settings.padvol, "--padvol") or (slice_size if settings.pad else None),
+        padded_size=volume_size(settings.padvol) or (slice_size if settings.pad else None),
         precision=np.dtype(settings.precision),
         max_radius=None if settings.maxres is None else image_size * voxel_size / settings.maxres,
     )
     modes, ctf_notes = choose_ctf_modes(particles, settings)
     copies, grid_symmetry = plan_copies(symmetry, reconstructor, settings)
     itemsize = geometry.precision.itemsize
-    return Make3dPlan(
+    plan = Make3dPlan(
         settings=settings,
         particles=particles,
         selection=selection,
@@ -210,7 +191,7 @@ def plan_make3d(settings: Make3dSettings, registry: Registry, particles: Particl
         reconstructor=reconstructor,
         sums=reconstructor.plan(geometry),
         slice_size=slice_size,
-        output_shape=_output_shape(settings.outsize, image_size),
+        output_shape=output_shape(settings.outsize, image_size),
         ctf_modes=modes,
         symmetry=symmetry,
         copies=copies,
@@ -223,6 +204,8 @@ def plan_make3d(settings: Make3dSettings, registry: Registry, particles: Particl
         source_count=source_count,
         notes=(*particles.notes, *notes, *ctf_notes),
     )
+    _check_memory(plan.memory_bytes)
+    return plan
 
 
 def make_reconstructor(settings: Make3dSettings, registry: Registry) -> Reconstructor:
@@ -287,6 +270,51 @@ def by_half_set(particles: Particles) -> Particles:
     return particles.take(order)
 
 
+def _inputs(settings: Make3dSettings, particles: Particles) -> list[Path]:
+    """Every file the run reads, those that options name checked to exist.
+
+    Raises
+    ------
+    FileMissingError
+        If one does not.
+    """
+    seed = settings.seed
+    named = {
+        "--tlt": settings.tlt,
+        "--itermask": settings.iteration_mask,
+        "--seedmap": None if seed is None else seed.path,
+        "--seedweightmap": None if seed is None else seed.weight_map,
+    }
+    for option, path in named.items():
+        if path is not None and not path.is_file():
+            raise FileMissingError(f"{option}: {path} does not exist")
+    return [settings.input, *particles.image_files, *(path for path in named.values() if path is not None)]
+
+
+def _check_memory(needed: int) -> None:
+    """Refuse what the machine's memory cannot hold."""
+    present = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > present:
+        raise ResourceError(
+            f"this run needs {needed / 1e9:,.1f} GB of memory, the machine has {present / 1e9:,.1f} GB; "
+            "take a smaller --padvol or --pad, --precision float32, or --half-maps no"
+        )
+
+
+def _check_compat(settings: Make3dSettings) -> None:
+    """Refuse with --compat eman2 what EMAN2 has not, rather than ignore it."""
+    if not settings.compat_eman2:
+        return
+    refused = {
+        f"--ctf {settings.ctf}": settings.ctf not in ("auto", "none"),
+        "--maxres": settings.maxres is not None,
+        "--useseedasref": settings.seed is not None and settings.seed.as_reference,
+    }
+    for option, given in refused.items():
+        if given:
+            raise ParameterError(f"{option}: not with --compat eman2, which cannot do it; leave one out")
+
+
 def _check_seed(settings: Make3dSettings, halves: bool) -> None:
     if settings.seed is None:
         return
@@ -297,28 +325,6 @@ def _check_seed(settings: Make3dSettings, halves: bool) -> None:
         )
     if settings.seed.weight_map is not None and settings.seed.as_reference:
         raise ParameterError("--seedweightmap: not with --useseedasref, which adds no seed")
-
-
-def plan_outputs(settings: Make3dSettings, halves: bool) -> Outputs:
-    """Names of all files: beside the map, with its stem."""
-    output = settings.output
-    norm = settings.save_norm
-
-    def beside(ending: str) -> Path:
-        return output.with_name(output.stem + ending)
-
-    manifest = beside("_manifest.json")
-    if not halves:
-        return Outputs(output, manifest, norm=norm)
-    return Outputs(
-        merged=output,
-        manifest=manifest,
-        half1=beside(f"_half1{output.suffix}"),
-        half2=beside(f"_half2{output.suffix}"),
-        fsc_table=beside("_fsc.star"),
-        fsc_plot=beside("_fsc.png"),
-        norm=norm,
-    )
 
 
 def choose_ctf_modes(particles: Particles, settings: Make3dSettings) -> tuple[tuple[CtfMode, ...], list[str]]:
@@ -372,46 +378,3 @@ def plan_copies(
     copies = CopyRules(inverse, np.zeros((len(inverse), 3)), 1 / len(inverse), settings.fill_angle)
     return copies, subgroup if len(subgroup) > 1 else None
 
-
-def _numbers(text: str, option: str, counts: tuple[int, ...]) -> list[int]:
-    try:
-        values = [int(part) for part in text.split(",")]
-    except ValueError:
-        values = []
-    if len(values) not in counts:
-        wanted = " or ".join(",".join(["N"] * count) for count in counts)
-        raise ParameterError(f"{option}: expected {wanted}, got '{text}'")
-    return values
-
-
-def _padded_size(text: str | None, image_size: int, option: str) -> int | None:
-    """Size of the padded images; negative numbers ask for the next good size from 1.25 times the image."""
-    if text is None:
-        return None
-    values = _numbers(text, option, (1, 2))
-    if values[0] < 0:
-        return fast_even_size(math.ceil(1.25 * image_size))
-    if len(set(values)) > 1:
-        raise ParameterError(f"{option}: only square images are reconstructed, got {text}")
-    return values[0] or None
-
-
-def _cube(text: str | None, option: str) -> int | None:
-    if text is None:
-        return None
-    values = _numbers(text, option, (1, 3))
-    if len(set(values)) > 1:
-        raise ParameterError(f"{option}: the Fourier volume is a cube, got {text}")
-    if values[0] < 0:
-        raise ParameterError(f"{option}: expected a size in voxels, got {text}")
-    return values[0] or None
-
-
-def _output_shape(text: str | None, image_size: int) -> tuple[int, int, int]:
-    if text is None:
-        return (image_size,) * 3
-    values = _numbers(text, "--outsize", (1, 3))
-    if min(values) < 1:
-        raise ParameterError(f"--outsize: expected sizes of 1 voxel or more, got {text}")
-    x, y, z = values * 3 if len(values) == 1 else values
-    return z, y, x
