@@ -106,6 +106,7 @@ def _dispatch(given: list[str]) -> int:
     if chosen is None:
         parser.print_help(sys.stderr)
         return exit_code(ParameterError())
+    arguments.command_line = given
     return command(chosen).run(arguments)
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import shlex
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from centralslice import __version__
 from centralslice.cli.options import Subparsers, open_registry
 from centralslice.errors import ParameterError
 
@@ -81,7 +82,7 @@ def _add_method(parser: argparse.ArgumentParser) -> None:
     add("--snr", type=float, metavar="X", help="Wiener constant: divide by ΣCTF² + 1/X, ΣCTF² per unpadded voxel")
     add("--maxres", type=float, metavar="Å", help="leave out frequencies beyond this resolution")
     add("--pad", metavar="N", help="pad images to N pixels; negative: a good size from 1.25 times; 0: none")
-    add("--padvol", metavar="N", help="size of the Fourier volume, at least")
+    add("--padvol", metavar="N", help="size of the Fourier volume, at least; 0: no wish [0]")
     add("--fillangle", type=float, default=0.0, metavar="DEG", help="also insert in directions within this angle")
     add("--altedgemask", action="store_true", help="zero the image edges that a tilt brings in")
     add("--iterative", action="store_true", help="four passes against the previous map (mode 'iterative')")
@@ -96,8 +97,9 @@ def _add_seed(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("seed")
     add = group.add_argument
     add("--seedmap", type=Path, metavar="FILE", help="map added to the data as if it had been measured")
-    add("--seedweight", type=float, default=1.0, metavar="X", help="its weight, ΣCTF² per unpadded voxel [1]")
-    add("--seedweightmap", type=Path, metavar="FILE", help="its weight per voxel, as --savenorm writes it")
+    add("--seedweight", type=float, metavar="X", help="its weight, ΣCTF² per unpadded voxel [1]")
+    add("--seedweightmap", type=Path, metavar="FILE", 
+        help="its weight per voxel, as --savenorm writes it; times --seedweight if given")  # fmt: skip
     add("--useseedasref", action="store_true",
         help="weigh the rings of each image by their agreement with the seed instead of adding the seed")  # fmt: skip
 
@@ -105,7 +107,7 @@ def _add_seed(parser: argparse.ArgumentParser) -> None:
 def _add_finish(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("the map")
     add = group.add_argument
-    add("--outsize", metavar="N[,N,N]", help="size of the map, x,y,z [as the images]")
+    add("--outsize", metavar="N[,N,N]", help="size of the map, x,y,z; 0: as the images [0]")
     add("--setsf", metavar="FILE", help="set the structure factor: a file, auto (strucfac.txt) or none")
     add("--postprocess", action="append", default=[], metavar="PROCESSOR", help="on the merged map, repeatable")
     add("--savenorm", type=Path, metavar="FILE", help="write the weights (ΣCTF² per unpadded voxel)")
@@ -122,6 +124,7 @@ def _add_running(parser: argparse.ArgumentParser) -> None:
     add("--dry-run", action="store_true", help="print the plan (particles, memory, outputs) and stop")
     add("--verbose", "-v", type=int, nargs="?", const=2, default=1, metavar="N",
         help="0 errors only, 1 result and progress, 2 the plan too [1]")  # fmt: skip
+    add("--version", action="version", version=f"centralslice {__version__}")
     add("--ppid", type=int, default=-1, metavar="PID", help="accepted for EMAN2's project manager; only recorded")
 
 
@@ -146,7 +149,7 @@ def run(arguments: argparse.Namespace) -> int:
     from centralslice.jobs.make3d import run_make3d
 
     announce_compilation(quiet=settings.quiet)
-    result = run_make3d(plan, registry, shlex.join(["centralslice", *sys.argv[1:]]))
+    result = run_make3d(plan, registry, shlex.join(["centralslice", *arguments.command_line]))
     if arguments.verbose >= 1:
         print("\n".join(_report(plan, result)))
     return 0
@@ -199,20 +202,22 @@ def settings_from(arguments: argparse.Namespace) -> Make3dSettings:
 
 
 def _check(given: argparse.Namespace) -> None:
-    for name in ("apix", "snr", "maxres"):
+    for name in ("apix", "snr", "maxres", "seedweight"):
         value = getattr(given, name)
-        if value is not None and not value > 0:
+        if value is not None and not (value > 0 and math.isfinite(value)):
             raise ParameterError(f"--{name}: expected a number above 0, got {value:g}")
     if given.keepsig and given.keepabs:
         raise ParameterError("--keepsig and --keepabs exclude each other; give one")
     if given.no_wt and given.sqrt_wt:
         raise ParameterError("--no-wt and --sqrt-wt exclude each other; give one")
-    if given.fillangle < 0 or given.fillangle > 90:
+    if not 0 <= given.fillangle <= 90:
         raise ParameterError(f"--fillangle: expected 0 to 90 degrees, got {given.fillangle:g}")
-    if given.seedmap is None and (given.seedweightmap is not None or given.useseedasref):
-        raise ParameterError("--seedweightmap and --useseedasref need --seedmap")
-    if given.seedweight <= 0:
-        raise ParameterError(f"--seedweight: expected a number above 0, got {given.seedweight:g}")
+    if given.seedmap is None and (
+        given.seedweightmap is not None or given.seedweight is not None or given.useseedasref
+    ):
+        raise ParameterError("--seedweight, --seedweightmap and --useseedasref need --seedmap")
+    if given.useseedasref and given.seedweight is not None:
+        raise ParameterError("--seedweight: not with --useseedasref, which adds no seed")
     if given.iterative and given.mode is not None and given.mode.split(":")[0] != "iterative":
         raise ParameterError(f"--iterative: is a mode of its own and excludes --mode {given.mode}")
     if given.itermask is not None and not given.iterative and (given.mode or "").split(":")[0] != "iterative":
@@ -241,7 +246,8 @@ def _seed(given: argparse.Namespace) -> SeedSettingsType | None:
 
     if given.seedmap is None:
         return None
-    return SeedSettings(given.seedmap, given.seedweight, given.seedweightmap, given.useseedasref)
+    weight = 1.0 if given.seedweight is None else given.seedweight
+    return SeedSettings(given.seedmap, weight, given.seedweightmap, given.useseedasref)
 
 
 def _threads(given: argparse.Namespace) -> int:

@@ -49,7 +49,9 @@ class Accumulation:
             insert_threaded(self.reconstructor, batch, sums, context)
 
 
-def insert_threaded(reconstructor: Reconstructor, batch: SliceBatch, sums: Sums, context: PassContext) -> None:
+def insert_threaded(
+    reconstructor: Reconstructor, batch: SliceBatch, sums: Sums, context: PassContext
+) -> None:
     """Insert one batch, threads working on disjoint ranges of planes."""
     planes = context.plan.planes
     thickness = max(SLAB_PLANES, int(SLAB_BYTES * planes / max(sums.nbytes, 1)))

@@ -6,9 +6,12 @@ import resource
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 
+from centralslice.abc.processor import Processor
 from centralslice.abc.reconstructor import NextPass, PassContext, Seed, WeightMap
 from centralslice.abc.writer import VolumeOptions
 from centralslice.conventions import FloatArray, IntArray
@@ -20,6 +23,7 @@ from centralslice.fourier.projection import slice_reader
 from centralslice.fourier.shells import ShellCorrelation, fourier_shell_correlation, soft_sphere
 from centralslice.fourier.transforms import crop_or_pad
 from centralslice.jobs.accumulation import Accumulation
+from centralslice.jobs.make3d_outputs import NORM_OPTIONS
 from centralslice.jobs.make3d_plan import Make3dPlan
 from centralslice.jobs.make3d_settings import SeedSettings
 from centralslice.jobs.particle_images import ImageSource, StackPool
@@ -28,7 +32,11 @@ from centralslice.plugin.registry import Registry
 from centralslice.report.fsc import write_fsc
 from centralslice.runtime.manifest import array_sha256, write_manifest
 from centralslice.runtime.progress import Progress
+from centralslice.runtime.staging import staged_outputs
 from centralslice.runtime.threads import Threads
+
+#: From a final name to the name to write.
+Stage: TypeAlias = Callable[[Path], Path]
 
 #: Radius and edge of the sphere under which the masked half-map FSC is computed, in boxes.
 SPHERE_RADIUS, SPHERE_EDGE = 0.4, 0.06
@@ -73,15 +81,20 @@ def run_make3d(plan: Make3dPlan, registry: Registry, command: str) -> Make3dResu
         progress.close()
         computed = time.perf_counter()
         if not np.any(maps["merged"]):
-            raise SelectionError(f"{settings.input}: the map is zero everywhere; no image had a weight above zero")
+            raise SelectionError(
+                f"{settings.input}: the map is zero everywhere; no image had a weight above zero"
+            )
         fsc = half_map_fsc(maps["half1"], maps["half2"], plan) if plan.has_halves else {}
-        merged = run.write(maps, fsc)
-    written = time.perf_counter()
-    sha256 = array_sha256(merged.data)
-    blank_rows = plan.particles.source_row[np.sort(np.concatenate([*run.blank, np.empty(0, np.int64)]))]
-    timings = {**run.timings, "compute": computed - started, "write": written - computed}
-    result = Make3dResult(merged, fsc, np.unique(blank_rows), timings, sha256)
-    _write_manifest(plan, result, command)
+        volumes = run.volumes(maps)
+        with staged_outputs() as stage:
+            run.write(volumes, fsc, stage)
+            timings = {**run.timings, "compute": computed - started, "write": time.perf_counter() - computed}
+            result = Make3dResult(
+                volumes["merged"], fsc, run.blank_rows(), timings, array_sha256(volumes["merged"].data)
+            )
+            _write_manifest(plan, result, command, stage(plan.outputs.manifest))
+    for label, path in _map_files(plan).items():
+        _notify(registry, "centralslice_map_written", label=label, path=path)
     return result
 
 
@@ -135,6 +148,13 @@ class _Run:
         sums1.add(sums2)
         del sums2
         return {**maps, "merged": self._passes("merged", rest, sums1)}
+
+    def blank_rows(self) -> IntArray:
+        """Rows of the metadata file whose images had zero variance."""
+        rows: IntArray = np.unique(
+            self.plan.particles.source_row[np.concatenate([*self.blank, np.empty(0, np.int64)])]
+        )
+        return rows
 
     def _passes(self, label: str, rows: IntArray, sums: Sums | None) -> FloatArray:
         """Insert and finish until there is a map; ``sums`` may hold particles already."""
@@ -199,18 +219,20 @@ class _Run:
     def _read_seed(self, settings: SeedSettings | None) -> Seed | None:
         if settings is None:
             return None
-        plan, size = self.plan, self.plan.geometry.image_size
+        plan, size = self.plan, self._seed_size
         volume = self._registry.reader_for(settings.path, "volume").read_volume(settings.path)
         if volume.data.ndim != 3:
             raise ParameterError(f"--seedmap: {settings.path} is not a map")
         data = crop_or_pad(np.asarray(volume.data, plan.geometry.precision), (size,) * 3)
         if settings.weight_map is None:
             return Seed(data, settings.weight)
-        weights = self._registry.reader_for(settings.weight_map, "volume").read_volume(settings.weight_map).data
+        weights = (
+            self._registry.reader_for(settings.weight_map, "volume").read_volume(settings.weight_map).data
+        )
         if weights.shape != (size, size, size // 2 + 1):
             raise ParameterError(
                 f"--seedweightmap: {settings.weight_map} has {'×'.join(map(str, reversed(weights.shape)))} voxels; "
-                f"expected {size // 2 + 1}×{size}×{size} as --savenorm writes for this box"
+                f"expected {size // 2 + 1}×{size}×{size} as --savenorm writes for this run"
             )
         return Seed(data, weights * settings.weight)
 
@@ -218,35 +240,59 @@ class _Run:
         path = self.plan.settings.iteration_mask
         if path is None:
             return None
-        size = self.plan.geometry.image_size
-        return crop_or_pad(self._registry.reader_for(path, "volume").read_volume(path).data, (size,) * 3)
+        return crop_or_pad(
+            self._registry.reader_for(path, "volume").read_volume(path).data, (self._seed_size,) * 3
+        )
 
-    def write(self, maps: dict[str, FloatArray], fsc: dict[str, ShellCorrelation]) -> Volume:
-        """Write every output under its final name; the merged map last."""
+    @property
+    def _seed_size(self) -> int:
+        """Box of seeds and masks: the images'; as EMAN2 has it, that of the Fourier volume."""
+        geometry = self.plan.geometry
+        if self.plan.reconstructor.eman2_slices:
+            return geometry.padded_size or geometry.slice_size
+        return geometry.image_size
+
+    def volumes(self, maps: dict[str, FloatArray]) -> dict[str, Volume]:
+        """The maps as they will be written: cropped, the merged one postprocessed."""
+        shape = self.plan.output_shape
+        made = {
+            label: self._finished(crop_or_pad(data, shape), ())
+            for label, data in maps.items()
+            if label != "merged"
+        }
+        return {
+            **made,
+            "merged": self._finished(crop_or_pad(maps["merged"], shape), self.plan.postprocessors),
+        }
+
+    def write(self, volumes: dict[str, Volume], fsc: dict[str, ShellCorrelation], stage: Stage) -> None:
+        """Write curves and maps under their staged names."""
         plan, outputs = self.plan, self.plan.outputs
         if fsc and outputs.fsc_table is not None and outputs.fsc_plot is not None:
-            write_fsc(outputs.fsc_table, outputs.fsc_plot, fsc, self._registry)
-        options = VolumeOptions(plan.settings.compress_bits, plan.settings.float16)
+            write_fsc(stage(outputs.fsc_table), stage(outputs.fsc_plot), fsc, self._registry)
         if self._norm is not None and outputs.norm is not None:
-            writer = self._registry.writer_for(outputs.norm, "volume")
-            writer.write_volume(outputs.norm, Volume(self._norm.data, plan.geometry.voxel_size_angst), VolumeOptions(bits=-1))
-        for label, path in (("half1", outputs.half1), ("half2", outputs.half2)):
-            if path is not None:
-                volume = self._finished(crop_or_pad(maps[label], plan.output_shape), ())
-                plan.writer.write_volume(path, volume, options)
-                _notify(self._registry, "centralslice_map_written", label=label, path=path)
-        merged = self._finished(crop_or_pad(maps["merged"], plan.output_shape), plan.postprocessors)
-        plan.writer.write_volume(outputs.merged, merged, options)
-        _notify(self._registry, "centralslice_map_written", label="merged", path=outputs.merged)
-        return merged
+            norm = Volume(self._norm.data, plan.geometry.voxel_size_angst)
+            self._registry.writer_for(outputs.norm, "volume").write_volume(
+                stage(outputs.norm), norm, NORM_OPTIONS
+            )
+        options = VolumeOptions(plan.settings.compress_bits, plan.settings.float16)
+        for label, path in _map_files(plan).items():
+            plan.writer.write_volume(stage(path), volumes[label], options)
 
-    def _finished(self, data: FloatArray, processors: tuple[object, ...]) -> Volume:
+    def _finished(self, data: FloatArray, processors: tuple[Processor, ...]) -> Volume:
         """The map with postprocessing and attributes."""
         voxel_size = self.plan.geometry.voxel_size_angst
-        for processor in self.plan.postprocessors if processors else ():
+        for processor in processors:
             data = processor.apply(data, voxel_size)
             voxel_size = processor.voxel_size(voxel_size)
         return Volume(data, voxel_size, attributes=map_attributes(self.plan))
+
+
+def _map_files(plan: Make3dPlan) -> dict[str, Path]:
+    """Label and file of every map, the merged one last."""
+    outputs = plan.outputs
+    halves = {"half1": outputs.half1, "half2": outputs.half2}
+    return {**{label: path for label, path in halves.items() if path is not None}, "merged": outputs.merged}
 
 
 def prepare_groups(plan: Make3dPlan) -> tuple[GroupPreparation, ...]:
@@ -295,7 +341,7 @@ def _notify(registry: Registry, hook: str, **facts: object) -> None:
         warn(f"plugin {failure.owner}: hook {hook} failed: {failure.error}", RuntimeWarning, stacklevel=2)
 
 
-def _write_manifest(plan: Make3dPlan, result: Make3dResult, command: str) -> None:
+def _write_manifest(plan: Make3dPlan, result: Make3dResult, command: str, path: Path) -> None:
     settings, outputs = plan.settings, plan.outputs
     files = [settings.input, *plan.particles.image_files[:1000]]
     if settings.seed is not None:
@@ -312,7 +358,8 @@ def _write_manifest(plan: Make3dPlan, result: Make3dResult, command: str) -> Non
         "notes": plan.notes,
         "ctf": plan.ctf_modes,
         "resolution_angst": {
-            name: {"0.5": curve.resolution(0.5), "0.143": curve.resolution(0.143)} for name, curve in result.fsc.items()
+            name: {"0.5": curve.resolution(0.5), "0.143": curve.resolution(0.143)}
+            for name, curve in result.fsc.items()
         },
         "map_sha256": result.sha256,
         "resumed_particles": 0,
@@ -321,4 +368,4 @@ def _write_manifest(plan: Make3dPlan, result: Make3dResult, command: str) -> Non
         "timings_s": result.timings_s,
         "outputs": outputs.all(),
     }
-    write_manifest(outputs.manifest, facts, files)
+    write_manifest(path, facts, files)

@@ -218,7 +218,9 @@ def make_reconstructor(settings: Make3dSettings, registry: Registry) -> Reconstr
         (not settings.radial_correction, "radial_correction", "false", "--noradcor"),
     ):
         if wanted and parameter not in known:
-            raise ParameterError(f"{option}: mode '{name}' has no such variant; use one of EMAN2's modes, e.g. --mode gauss_2")
+            raise ParameterError(
+                f"{option}: mode '{name}' has no such variant; use one of EMAN2's modes, e.g. --mode gauss_2"
+            )
         if wanted:
             spec = f"{spec}:{parameter}={text}"
     if settings.iteration_mask is not None and name != "iterative":
@@ -255,7 +257,9 @@ def with_pixel_sizes(particles: Particles, settings: Make3dSettings) -> tuple[Pa
         old = group.pixel_size_angst
         new = settings.apix or old or 1.0
         if not old and not settings.apix:
-            notes.append(f"optics group '{group.name}': no pixel size in the metadata, 1 Å taken; give --apix")
+            notes.append(
+                f"optics group '{group.name}': no pixel size in the metadata, 1 Å taken; give --apix"
+            )
         if not new > 0:
             raise ParameterError(f"--apix: expected > 0, got {new:g}")
         ratio[number] = new / old if old else new
@@ -377,4 +381,3 @@ def plan_copies(
     inverse = np.ascontiguousarray(np.swapaxes(representatives, 1, 2))
     copies = CopyRules(inverse, np.zeros((len(inverse), 3)), 1 / len(inverse), settings.fill_angle)
     return copies, subgroup if len(subgroup) > 1 else None
-

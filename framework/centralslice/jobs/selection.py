@@ -82,7 +82,9 @@ def select(particles: Particles, rules: SelectionRules) -> Selection:
     halves = half_sets(weighted, rules)
     if rules.subset is not None:
         if not np.any(halves > 0):
-            raise SelectionError(f"{particles.source}: --subset {rules.subset}: there are no half sets; give --split")
+            raise SelectionError(
+                f"{particles.source}: --subset {rules.subset}: there are no half sets; give --split"
+            )
         drop(f"half set other than {rules.subset} (--subset)", halves == rules.subset)
     rows = np.flatnonzero(used)
     return Selection(replace(weighted, half_set=halves).take(rows), rows, dropped)

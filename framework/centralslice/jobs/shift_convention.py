@@ -31,7 +31,7 @@ def resolve_shift_convention(settings: Make3dSettings, registry: Registry) -> tu
     ParameterError
         If ``auto`` cannot tell.
     """
-    from centralslice.jobs.make3d_plan import read_particles
+    from centralslice.jobs.make3d_plan import plan_make3d, read_particles
 
     if settings.shift_convention != "auto":
         return settings.shift_convention, ""
@@ -40,6 +40,7 @@ def resolve_shift_convention(settings: Make3dSettings, registry: Registry) -> tu
     particles = read_particles(settings, registry, "projection")
     if not np.any(particles.shifts_angst):
         return "projection", ""
+    plan_make3d(settings, registry, particles)  # whatever is wrong is said before the trial
     agreement = {name: _agreement(settings, registry, name) for name in ("projection", "recentre")}
     best, other = sorted(agreement, key=lambda name: -agreement[name])
     said = ", ".join(f"{name} {value:.3f}" for name, value in agreement.items())

@@ -110,10 +110,15 @@ class BatchMaker:
 
     def _matrices(self, rows: IntArray, group: int) -> FloatArray:
         """(b, 3, 3): slice index to cycles per unpadded box."""
-        geometry = self.geometry
-        slice_box = self.groups[group].size * self.particles.optics[group].pixel_size_angst
-        scale = geometry.image_size * geometry.voxel_size_angst / slice_box
-        return self.particles.rotations[rows] * scale
+        return self._image_matrix(group) @ self.particles.rotations[rows]
+
+    def _image_matrix(self, group: int) -> FloatArray:
+        """(3, 3) scale and anisotropic magnification M of an optics group: ``k = s Rᵀ M (kx, ky)``."""
+        geometry, optics = self.geometry, self.particles.optics[group]
+        matrix = np.eye(3)
+        matrix[:2, :2] = np.reshape(optics.magnification, (2, 2)).T
+        slice_box = self.groups[group].size * optics.pixel_size_angst
+        return matrix * (geometry.image_size * geometry.voxel_size_angst / slice_box)
 
     def _views(self, rows: IntArray, group: int) -> Views:
         """All copies of each slice; copy number is the slower index of a slice's views.
@@ -121,12 +126,15 @@ class BatchMaker:
         V(S r + t) = V(r) means that the slice of pose R is also the slice of pose R Sᵀ, shifted by
         R Sᵀ t: the transform of V at S k is exp(−2πi S k·t) times that at k.
         """
-        fan, factors = fill_angle_fan(self._matrices(rows, group), self.copies.fill_angle_deg, self.geometry.image_size)
+        poses, image_matrix = self.particles.rotations[rows], self._image_matrix(group)
+        fan, factors = fill_angle_fan(poses, self.copies.fill_angle_deg, self.geometry.image_size)
         operators = np.swapaxes(self.copies.rotations, 1, 2)
-        matrices = np.einsum("bfij,sjk->bfsik", fan, operators)
-        pixel = self.particles.optics[group].pixel_size_angst
-        rotations = np.einsum("bij,sjk->bsik", self.particles.rotations[rows], operators)
-        moved = np.einsum("bsij,sj->bsi", rotations, self.copies.translations_angst)[..., :2] / pixel
+        matrices = np.einsum("hi,bfij,sjk->bfshk", image_matrix, fan, operators)
+        # k·t of the copy, k = s Rᵀ M (kx, ky), in cycles: s is in units of one cycle per unpadded box
+        box = self.geometry.image_size * self.geometry.voxel_size_angst
+        turned = np.einsum("hi,bij,sjk->bshk", image_matrix, poses, operators)
+        moved = np.einsum("bsij,sj->bsi", turned, self.copies.translations_angst)[..., :2]
+        moved *= self.groups[group].size / box
         count, spread, orders = matrices.shape[:3]
         return Views(
             slice_number=np.repeat(np.arange(count), spread * orders),

@@ -37,7 +37,9 @@ class Progress:
         self._done += particles
         now = time.monotonic()
         interval = TERMINAL_INTERVAL if self._terminal else LOG_INTERVAL
-        if not self._quiet and (now - self._said >= interval or (self._terminal and self._done >= self._total)):
+        if not self._quiet and (
+            now - self._said >= interval or (self._terminal and self._done >= self._total)
+        ):
             self._said = now
             self._say(now)
 

@@ -1,0 +1,95 @@
+"""The files a make3d run writes: their names, and whether they may be written as asked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+
+from centralslice.abc.writer import VolumeOptions, Writer
+from centralslice.data.files import refuse_existing
+from centralslice.data.volume import Volume
+from centralslice.errors import CentralsliceError, ParameterError
+from centralslice.jobs.make3d_settings import Make3dSettings
+from centralslice.plugin.registry import Registry
+
+#: Weights are kept as they are.
+NORM_OPTIONS = VolumeOptions(bits=-1)
+
+
+@dataclass(frozen=True, slots=True)
+class Outputs:
+    """The files of a run; None where the run does not write one."""
+
+    merged: Path
+    manifest: Path
+    half1: Path | None = None
+    half2: Path | None = None
+    fsc_table: Path | None = None
+    fsc_plot: Path | None = None
+    norm: Path | None = None
+
+    def all(self) -> tuple[Path, ...]:
+        """Every file that will be written."""
+        named = (self.merged, self.half1, self.half2, self.fsc_table, self.fsc_plot, self.norm, self.manifest)
+        return tuple(path for path in named if path is not None)
+
+
+def plan_outputs(settings: Make3dSettings, halves: bool) -> Outputs:
+    """Names of all files: beside the map, with its stem."""
+    output = settings.output
+    norm = settings.save_norm
+
+    def beside(ending: str) -> Path:
+        return output.with_name(output.stem + ending)
+
+    manifest = beside("_manifest.json")
+    if not halves:
+        return Outputs(output, manifest, norm=norm)
+    return Outputs(
+        merged=output,
+        manifest=manifest,
+        half1=beside(f"_half1{output.suffix}"),
+        half2=beside(f"_half2{output.suffix}"),
+        fsc_table=beside("_fsc.star"),
+        fsc_plot=beside("_fsc.png"),
+        norm=norm,
+    )
+
+
+def check_outputs(
+    outputs: Outputs, settings: Make3dSettings, inputs: Iterable[Path], registry: Registry
+) -> Writer:
+    """Refuse, before any work, outputs that exist, collide, are inputs, or cannot be stored as asked.
+
+    Returns
+    -------
+        The writer of the maps.
+    """
+    writer = registry.writer_for(settings.output, "volume")
+    used = {path.resolve(): path for path in inputs}
+    seen: set[Path] = set()
+    for path in outputs.all():
+        if path.resolve() in used:
+            raise ParameterError(f"{path}: is an input of this run; give another --output")
+        if path.resolve() in seen:
+            raise ParameterError(f"{path}: two outputs would have this name; change --output or --savenorm")
+        seen.add(path.resolve())
+        refuse_existing(path, settings.force)
+    _check_storage(writer, outputs.merged, VolumeOptions(settings.compress_bits, settings.float16))
+    if outputs.norm is not None:
+        _check_storage(registry.writer_for(outputs.norm, "volume"), outputs.norm, NORM_OPTIONS)
+    return writer
+
+
+def _check_storage(writer: Writer, path: Path, options: VolumeOptions) -> None:
+    """Have the writer store a tiny map with these options, so that it need not refuse the real one."""
+    with TemporaryDirectory(prefix="centralslice-") as folder:
+        trial = Path(folder) / path.name
+        try:
+            writer.write_volume(trial, Volume(np.zeros((2, 2, 2), np.float32), 1.0), options)
+        except CentralsliceError as error:
+            raise type(error)(str(error).replace(str(trial), str(path))) from error
