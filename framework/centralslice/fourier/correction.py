@@ -65,7 +65,7 @@ class GridSums:
     grid, window
         As used for insertion.
     seed
-        Transform of the seed times the window's profile, (G, G, G // 2 + 1) in FFT order, or None.
+        Transform of the seed, (G, G, G // 2 + 1) in FFT order, or None.
     seed_weight
         Its Σ CTF² weight, a real array of the same shape, or of shape (1, 1, 1) if constant.
     """
@@ -84,6 +84,8 @@ def finish_map(sums: GridSums, division: Division, parallel: ParallelMap) -> Flo
     divide = _Divider(sums, division, weight_floors(sums, division, parallel))
     profile = sums.window.transform(np.arange(grid.box) - grid.box // 2, grid.size)
     estimate = _undo_window(transform.to_map(divide.quotient), profile)
+    if sums.seed is not None:
+        estimate += transform.to_map(divide.seed_quotient)
     if division.refinements == 0:
         return estimate
     density: FloatArray | None = sampling_density(sums, division, parallel)
@@ -235,6 +237,9 @@ class _Divider:
     def over_weight(self, slab: ComplexArray, first: int) -> None:
         self._gather(slab, first, 2)
 
+    def seed_quotient(self, slab: ComplexArray, first: int) -> None:
+        self._gather(slab, first, 4)
+
     def times_density(self, slab: ComplexArray, first: int, density: FloatArray) -> None:
         size = self.sums.grid.size
         columns = np.arange(slab.shape[2])
@@ -366,10 +371,11 @@ def _gather_slab(  # noqa: PLR0913 - one numeric kernel, called from one place
     slab: Any, voxels: Any, middle: int, margin: int, limit: float, first_row: int, floors: Any, snr: float,
     volume_ratio: float, operators: Any, seed: Any, seed_weight: Any, what: int,
 ) -> None:  # fmt: skip
-    """Fill a slab: what = 0 value / weight; 1 value; 2 slab / weight; 3 slab · (Wiener and seed terms).
+    """Fill a slab.
 
-    With d the local mean of the density weights: weight = max(W, floor) + d/SNR + d·seed weight,
-    value = D + d·seed weight·seed. Beyond ``limit`` the slab becomes 0.
+    With d the local mean of the density weights, s the seed's weight, S the seed:
+    total = max(W, floor) + d/SNR + d·s. What = 0: value / total; 1: value; 2: slab / total;
+    3: slab · (d/SNR + d·s) − d·s·S; 4: d·s·S / total. With 2 the slab becomes 0 beyond ``limit``.
     """
     size = slab.shape[0]
     if what == 2:
@@ -386,14 +392,14 @@ def _gather_slab(  # noqa: PLR0913 - one numeric kernel, called from one place
                 radius = math.sqrt(x * x + y * y + z * z)
                 density = weight / plain if plain > 0 else max(radius, 0.5)
                 extra = density / (snr * volume_ratio)
+                seed_value, share = 0j, 0.0
                 if seeded:
+                    seed_value = complex(seed[z % size, y % size, x])
                     share = density / volume_ratio
                     if seed_weight.shape[0] > 1:
                         share *= seed_weight[z % size, y % size, x]
                     else:
                         share *= seed_weight[0, 0, 0]
-                    real += share * seed[z % size, y % size, x].real
-                    imaginary += share * seed[z % size, y % size, x].imag
                     extra += share
                 total = max(weight, floors[int(radius)]) + extra if weight > 0 else extra
                 scale = 1.0 / total if total > 0 else 0.0
@@ -403,13 +409,22 @@ def _gather_slab(  # noqa: PLR0913 - one numeric kernel, called from one place
                     slab[z % size, row, x] = complex(real, imaginary)
                 elif what == 2:
                     slab[z % size, row, x] *= scale
+                elif what == 3:
+                    slab[z % size, row, x] = extra * slab[z % size, row, x] - share * seed_value
                 else:
-                    slab[z % size, row, x] *= extra
+                    slab[z % size, row, x] = share * scale * seed_value
 
 
 @njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
 def _read_plain_weights(
-    plane: Any, kz: int, voxels: Any, middle: int, margin: int, limit: float, oversampling: float, operators: Any
+    plane: Any,
+    kz: int,
+    voxels: Any,
+    middle: int,
+    margin: int,
+    limit: float,
+    oversampling: float,
+    operators: Any,
 ) -> None:
     """Trilinear reading of Σ weight at the unpadded box's frequencies of one plane kz, times (G / N)³."""
     box = plane.shape[0]

@@ -63,7 +63,9 @@ class FourierGrid:
         return 4 * math.prod(self.shape)
 
 
-def make_grid(box: int, oversampling: float, width: int, padded_size: int | None, max_radius: float | None) -> FourierGrid:
+def make_grid(
+    box: int, oversampling: float, width: int, padded_size: int | None, max_radius: float | None
+) -> FourierGrid:
     """The grid for a box: size max(``padded_size``, oversampling × box) rounded up to an even fast FFT size.
 
     Parameters
@@ -97,5 +99,8 @@ def fast_even_size(wanted: int) -> int:
 def radius_of(shape: tuple[int, ...]) -> FloatArray:
     """Distance of each voxel of a (z, y, x) box from its centre voxel n // 2, float64."""
     axes = [np.arange(n) - n // 2 for n in shape]
-    squares = sum(np.square(a, dtype=np.float64).reshape([-1 if i == j else 1 for j in range(len(shape))]) for i, a in enumerate(axes))
+    squares = sum(
+        np.square(a, dtype=np.float64).reshape([-1 if i == j else 1 for j in range(len(shape))])
+        for i, a in enumerate(axes)
+    )
     return np.sqrt(squares)

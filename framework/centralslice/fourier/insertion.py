@@ -62,7 +62,9 @@ def _interval(slope: float, offset: float, low: float, high: float, last: int) -
     first, final = min(one, two), max(one, two)
     if final < -1 or first > last + 1:
         return 1, 0
-    return max(0, int(math.floor(max(first, -1.0))) - 1), min(last, int(math.ceil(min(final, last + 1.0))) + 1)
+    return max(0, int(math.floor(max(first, -1.0))) - 1), min(
+        last, int(math.ceil(min(final, last + 1.0))) + 1
+    )
 
 
 @njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
@@ -116,7 +118,9 @@ def _insert(  # noqa: PLR0913 - one numeric kernel, called from one place
                     edge_y = y + middle - half
                     edge_x = sign * x + margin - half
                     first_y, first_x = int(math.ceil(edge_y)), int(math.ceil(edge_x))
-                    window_values(coefficients, first_x - edge_x, first_y - edge_y, first_z - edge_z, windows, width)
+                    window_values(
+                        coefficients, first_x - edge_x, first_y - edge_y, first_z - edge_z, windows, width
+                    )
                     real, imaginary = float(image[row, kx, 0]), float(image[row, kx, 1])
                     if shifted:
                         angle = -2.0 * math.pi * (kx * shift_x + ky * shift_y) / size

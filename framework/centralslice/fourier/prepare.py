@@ -209,7 +209,9 @@ def _fill_samples(  # noqa: PLR0913 - one numeric kernel, called from one place
             angle = 2.0 * math.pi * ky * shifts[n, 1] / size
             turn = complex(math.cos(angle), math.sin(angle))
             square = max_radius * max_radius - ky * ky
-            last = -1 if square < 0 or 2 * ky == -size else min(int(math.sqrt(square) + 1e-9), (size - 1) // 2)
+            last = (
+                -1 if square < 0 or 2 * ky == -size else min(int(math.sqrt(square) + 1e-9), (size - 1) // 2)
+            )
             first = 1 if ky < 0 else 0
             if mode > 0:
                 for kx in range(last + 1):

@@ -62,7 +62,9 @@ def slice_reader(data: FloatArray, parallel: ParallelMap) -> SliceReader:
     """Prepare a cubic map (n, n, n) for reading slices."""
     box = data.shape[0]
     size = fast_even_size(math.ceil(READ_OVERSAMPLING * box))
-    window = fit_window(READ_WIDTH, kaiser_bessel(READ_WIDTH, kaiser_bessel_beta(READ_WIDTH, READ_OVERSAMPLING)))
+    window = fit_window(
+        READ_WIDTH, kaiser_bessel(READ_WIDTH, kaiser_bessel_beta(READ_WIDTH, READ_OVERSAMPLING))
+    )
     inverse = (1 / window.transform(np.arange(box) - box // 2, size)).astype(data.dtype)
     shaped = data * inverse[:, None, None] * np.multiply.outer(inverse, inverse)
     transform = PaddedTransform(box, size, size // 2 - 1, data.dtype, parallel)
@@ -117,7 +119,11 @@ def _read_slices(slices: Any, grid: Any, matrices: Any, coefficients: Any, width
         for row in range(size):
             ky = row if row <= (size - 1) // 2 else row - size
             for kx in range(half):
-                x, y, z = kx * m[0, 0] + ky * m[1, 0], kx * m[0, 1] + ky * m[1, 1], kx * m[0, 2] + ky * m[1, 2]
+                x, y, z = (
+                    kx * m[0, 0] + ky * m[1, 0],
+                    kx * m[0, 1] + ky * m[1, 1],
+                    kx * m[0, 2] + ky * m[1, 2],
+                )
                 if x * x + y * y + z * z > limit * limit:
                     continue
                 sign = 1.0

@@ -34,11 +34,17 @@ class KernelReconstructor(Reconstructor):
     symmetrises_grid: ClassVar[bool] = True
 
     width: int = parameter(3, "voxels", "width of the interpolation window on the padded grid")
-    oversampling: float = parameter(2.0, "", "size of the padded grid over the box, at least; 1.25 to 2 make sense")
+    oversampling: float = parameter(
+        2.0, "", "size of the padded grid over the box, at least; 1.25 to 2 make sense"
+    )
     floor: float = parameter(0.1, "", "smallest weight to divide by, relative to the mean of its shell")
-    refinements: int = parameter(1, "", "steps towards the least-squares map after the division; 0 is plain gridding")
+    refinements: int = parameter(
+        1, "", "steps towards the least-squares map after the division; 0 is plain gridding"
+    )
 
-    relaxation: float = parameter(0.6, "", "part of each refinement step; 1 is best for clean data, less spares noise")
+    relaxation: float = parameter(
+        0.6, "", "part of each refinement step; 1 is best for clean data, less spares noise"
+    )
 
     def __post_init__(self) -> None:
         if not 0.0 < self.relaxation <= 1.0:
@@ -107,7 +113,7 @@ class KernelReconstructor(Reconstructor):
         transform = correction.padded_transform(grid, kind, context.parallel)
         limit = correction.limit_of(grid)
         within = transform.filter_map(data, lambda slab, row: correction.cut_sphere(slab, row, limit))
-        profile = window.transform(np.arange(grid.box) - grid.box // 2, grid.size).astype(kind)
-        shaped = within * profile[:, None, None] * np.multiply.outer(profile, profile)
         weight = correction.seed_weights(seed.weight, grid, kind)
-        return correction.GridSums(sums["voxels"], grid, window, transform.to_grid(shaped), weight), data - within
+        return correction.GridSums(
+            sums["voxels"], grid, window, transform.to_grid(within), weight
+        ), data - within

@@ -83,7 +83,9 @@ def fourier_shell_correlation(
         return total
 
     cross = over_shells((a * b.conj()).real.astype(np.float64))
-    power = np.sqrt(over_shells(np.abs(a).astype(np.float64) ** 2) * over_shells(np.abs(b).astype(np.float64) ** 2))
+    power = np.sqrt(
+        over_shells(np.abs(a).astype(np.float64) ** 2) * over_shells(np.abs(b).astype(np.float64) ** 2)
+    )
     values = np.divide(cross, power, out=np.zeros(count), where=power > 0)
     if power[0] == 0:
         values[0] = 1.0

@@ -128,7 +128,9 @@ def add_to_plane(
         scale = builder.load(_pointer(context, builder, windows_type, windows, at_tap))
         for channel in range(CHANNELS):
             value = _as_element(builder, builder.extract_value(values, channel), element)
-            quad = builder.insert_element(quad, builder.fmul(value, scale), ir.Constant(ir.IntType(32), channel))
+            quad = builder.insert_element(
+                quad, builder.fmul(value, scale), ir.Constant(ir.IntType(32), channel)
+            )
 
         def scalar(number: int) -> Any:
             return builder.load(_pointer(context, builder, windows_type, windows, ir.Constant(index, number)))
@@ -153,7 +155,9 @@ def add_to_plane(
             weight = scalar(lanes + row)
             for first, size, vector in runs:
                 at = builder.add(position, ir.Constant(index, CHANNELS * first))
-                pointer = _vector_at(builder, _pointer(context, builder, array_type, array, at), CHANNELS * size)
+                pointer = _vector_at(
+                    builder, _pointer(context, builder, array_type, array, at), CHANNELS * size
+                )
                 old = builder.load(pointer, align=4)
                 new = _fma(builder, vector, _splat(builder, weight, CHANNELS * size), old)
                 builder.store(new, pointer, align=4)

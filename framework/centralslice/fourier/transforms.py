@@ -146,7 +146,9 @@ def crop_or_pad(data: FloatArray, shape: tuple[int, ...], fill: float = 0.0) -> 
     source, target = [], []
     for old, new in zip(data.shape[-len(shape) :], shape, strict=True):
         offset = old // 2 - new // 2
-        source.append(slice(max(offset, 0), max(offset, 0) + min(old, new + min(offset, 0), new, old - max(offset, 0))))
+        source.append(
+            slice(max(offset, 0), max(offset, 0) + min(old, new + min(offset, 0), new, old - max(offset, 0)))
+        )
         length = source[-1].stop - source[-1].start
         target.append(slice(max(-offset, 0), max(-offset, 0) + length))
     result[(..., *target)] = data[(..., *source)]

@@ -8,7 +8,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 
-def new_figure(rows: int = 1, columns: int = 1, size_inches: tuple[float, float] = (6.4, 4.2)) -> tuple[Figure, Any]:
+def new_figure(
+    rows: int = 1, columns: int = 1, size_inches: tuple[float, float] = (6.4, 4.2)
+) -> tuple[Figure, Any]:
     """A figure drawn off screen, and its axes (one, or an array of them)."""
     figure = Figure(figsize=size_inches, layout="constrained")
     FigureCanvasAgg(figure)

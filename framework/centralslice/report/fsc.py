@@ -25,7 +25,9 @@ def write_fsc(table: Path, plot: Path, curves: Mapping[str, ShellCorrelation], r
     columns = {
         "rlnSpectralIndex": np.arange(len(frequency)),
         "rlnResolution": frequency,
-        "rlnAngstromResolution": np.divide(1.0, frequency, out=np.full(len(frequency), 999.0), where=frequency > 0),
+        "rlnAngstromResolution": np.divide(
+            1.0, frequency, out=np.full(len(frequency), 999.0), where=frequency > 0
+        ),
         **{_LABELS.get(name, name): curve.values for name, curve in curves.items()},
     }
     registry.writer_for(table, "table").write_tables(table, {"fsc": columns})
