@@ -43,9 +43,12 @@ def parameters_of(plugin: type) -> tuple[ParameterInfo, ...]:
     hints = typing.get_type_hints(plugin)
     return tuple(
         ParameterInfo(
-            entry.name, _kind_name(hints[entry.name]), entry.default,
-            entry.metadata.get("unit", ""), entry.metadata.get("doc", ""),
-        )  # fmt: skip
+            name=entry.name,
+            kind=_kind_name(hints[entry.name]),
+            default=entry.default,
+            unit=entry.metadata.get("unit", ""),
+            doc=entry.metadata.get("doc", ""),
+        )
         for entry in dataclasses.fields(plugin)
         if entry.init
     )
@@ -95,7 +98,10 @@ def _options(hint: Any) -> tuple[Any, ...]:
 
 
 def _kind_name(hint: Any) -> str:
-    names = ["none" if option is type(None) else getattr(option, "__name__", str(option)) for option in _options(hint)]
+    names = [
+        "none" if option is type(None) else getattr(option, "__name__", str(option))
+        for option in _options(hint)
+    ]
     return " or ".join(name for name in names if name != "none")
 
 
@@ -124,5 +130,7 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
             continue
         if option is str or (isinstance(option, type) and option not in (bool, type(None))):
             return option(value)
-    wanted = ", ".join(str(a) for o in options if typing.get_origin(o) is typing.Literal for a in typing.get_args(o))
+    wanted = ", ".join(
+        str(a) for o in options if typing.get_origin(o) is typing.Literal for a in typing.get_args(o)
+    )
     raise ParameterError(f"{where}: expected {wanted or _kind_name(hint)}, got '{value}'")

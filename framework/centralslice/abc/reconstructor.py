@@ -92,7 +92,9 @@ class SumsPlan:
     @property
     def nbytes(self) -> int:
         """Memory of one set of sums in bytes."""
-        return sum(int(np.prod(shape, dtype=np.int64)) for shape in self.shapes.values()) * self.dtype.itemsize
+        return (
+            sum(int(np.prod(shape, dtype=np.int64)) for shape in self.shapes.values()) * self.dtype.itemsize
+        )
 
 
 @dataclass(frozen=True, slots=True)

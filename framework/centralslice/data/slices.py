@@ -65,7 +65,8 @@ class SliceBatch:
     def values(self) -> ComplexArray:
         """(b, ny, nx // 2 + 1) complex view of the samples."""
         kind = np.complex64 if self.samples.dtype == np.float32 else np.complex128
-        return self.samples.view(kind)[..., 0]
+        pairs: ComplexArray = self.samples.view(kind)  # (re, im), (weight, 0)
+        return pairs[..., 0]
 
     @property
     def weights(self) -> FloatArray:

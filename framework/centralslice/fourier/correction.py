@@ -16,10 +16,16 @@ from typing import Any
 import numpy as np
 import scipy.fft
 import scipy.ndimage
-from numba import njit
 
 from centralslice.abc.reconstructor import ParallelMap
 from centralslice.conventions import ComplexArray, FloatArray
+from centralslice.fourier.correction_kernels import (
+    cut_sphere,
+    gather_plane,
+    gather_slab,
+    plane_shell_sums,
+    read_plain_weights,
+)
 from centralslice.fourier.grid import FourierGrid
 from centralslice.fourier.kernels import Window
 from centralslice.fourier.transforms import PaddedTransform
@@ -82,7 +88,7 @@ def finish_map(sums: GridSums, division: Division, parallel: ParallelMap) -> Flo
     grid = sums.grid
     transform = padded_transform(grid, sums.voxels.dtype, parallel)
     divide = _Divider(sums, division, weight_floors(sums, division, parallel))
-    profile = sums.window.transform(np.arange(grid.box) - grid.box // 2, grid.size)
+    profile = sums.window.transform(np.arange(grid.box, dtype=np.float64) - grid.box // 2, grid.size)
     estimate = _undo_window(transform.to_map(divide.quotient), profile)
     if sums.seed is not None:
         estimate += transform.to_map(divide.seed_quotient)
@@ -125,7 +131,7 @@ def weight_floors(sums: GridSums, division: Division, parallel: ParallelMap) -> 
     """Smallest weight to divide by in each shell ⌊|k|⌋: ``floor`` times the mean over the shell, float64."""
     grid, voxels = sums.grid, sums.voxels
     planes = parallel(
-        lambda plane: _plane_shell_sums(voxels, plane, grid.middle, grid.margin, grid.radius + 2),
+        lambda plane: plane_shell_sums(voxels, plane, grid.middle, grid.margin, grid.radius + 2),
         range(voxels.shape[0]),
     )
     total = np.sum(planes, axis=0)
@@ -149,7 +155,7 @@ def sampling_density(sums: GridSums, division: Division, parallel: ParallelMap) 
 
     def forward(z: int) -> None:
         plane = np.zeros((size, size), kind)
-        _gather_plane(plane, sums.voxels, grid.middle, grid.margin, limit_of(grid), z, operators)
+        gather_plane(plane, sums.voxels, grid.middle, grid.margin, limit_of(grid), z, operators)
         spectrum[z] = scipy.fft.rfft2(plane)
 
     distance = np.abs(np.fft.fftfreq(size, 1 / size))
@@ -211,7 +217,7 @@ def plain_weights(sums: GridSums, division: Division, parallel: ParallelMap) -> 
     result = np.zeros((grid.box, grid.box, grid.box // 2 + 1), np.float32)
 
     def plane(number: int) -> None:
-        _read_plain_weights(
+        read_plain_weights(
             result[number], number - grid.box // 2, sums.voxels, grid.middle, grid.margin, limit_of(grid),
             grid.oversampling, operators,
         )  # fmt: skip
@@ -259,7 +265,7 @@ class _Divider:
         snr = math.inf if self.division.wiener_snr is None else self.division.wiener_snr
         seed = np.zeros((1, 1, 1), slab.dtype) if sums.seed is None else sums.seed
         weight = np.zeros((1, 1, 1), sums.voxels.dtype) if sums.seed_weight is None else sums.seed_weight
-        _gather_slab(
+        gather_slab(
             slab, sums.voxels, grid.middle, grid.margin, limit_of(grid), first, self.floors, snr,
             grid.oversampling**3, _permutations(self.division.operators), seed, weight, what,
         )  # fmt: skip
@@ -278,166 +284,3 @@ def _permutations(operators: FloatArray | None) -> Any:
     if operators is None:
         return np.eye(3, dtype=np.int64)[None]
     return np.rint(operators).astype(np.int64)
-
-
-@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
-def _plane_shell_sums(voxels: Any, plane: int, middle: int, margin: int, shells: int) -> Any:
-    """Sum and count of weights (channel 2) of the half kx >= 0 of one plane, by shell."""
-    result = np.zeros((2, shells))
-    z = plane - middle
-    for row in range(voxels.shape[1]):
-        y = row - middle
-        for column in range(margin, voxels.shape[2]):
-            x = column - margin
-            shell = int(math.sqrt(x * x + y * y + z * z))
-            if shell < shells:
-                weight = voxels[plane, row, column, 2]
-                if x <= margin:
-                    weight += voxels[2 * middle - plane, 2 * middle - row, margin - x, 2]
-                result[0, shell] += weight
-                result[1, shell] += 1
-    return result
-
-
-@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
-def _folded(voxels: Any, x: int, y: int, z: int, middle: int, margin: int) -> Any:
-    """Sums at frequency (x, y, z) of the full transform: value re, im, density-weighted weight, weight."""
-    sign = 1.0
-    if x < 0:
-        x, y, z, sign = -x, -y, -z, -1.0
-    here = voxels[z + middle, y + middle, x + margin]
-    real, imaginary, weight, plain = float(here[0]), float(here[1]), float(here[2]), float(here[3])
-    if x <= margin:
-        mate = voxels[middle - z, middle - y, margin - x]
-        real += mate[0]
-        imaginary -= mate[1]
-        weight += mate[2]
-        plain += mate[3]
-    return real, sign * imaginary, weight, plain
-
-
-@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
-def _gather(voxels: Any, x: int, y: int, z: int, middle: int, margin: int, operators: Any) -> Any:
-    """Sums at a frequency, averaged over the operators."""
-    if len(operators) == 1:
-        return _folded(voxels, x, y, z, middle, margin)
-    real, imaginary, weight, plain = 0.0, 0.0, 0.0, 0.0
-    for n in range(len(operators)):
-        g = operators[n]
-        part = _folded(
-            voxels, g[0, 0] * x + g[0, 1] * y + g[0, 2] * z, g[1, 0] * x + g[1, 1] * y + g[1, 2] * z,
-            g[2, 0] * x + g[2, 1] * y + g[2, 2] * z, middle, margin,
-        )  # fmt: skip
-        real += part[0]
-        imaginary += part[1]
-        weight += part[2]
-        plain += part[3]
-    share = 1.0 / len(operators)
-    return real * share, imaginary * share, weight * share, plain * share
-
-
-@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
-def _gather_plane(
-    plane: Any, voxels: Any, middle: int, margin: int, limit: float, z: int, operators: Any
-) -> None:
-    """Density-weighted weights of a whole plane z, both halves of x, in FFT order."""
-    size = plane.shape[0]
-    reach = int(limit)
-    for y in range(-reach, reach + 1):
-        square = limit * limit - y * y - z * z
-        if square < 0:
-            continue
-        last = int(math.sqrt(square))
-        for x in range(-last, last + 1):
-            plane[y % size, x % size] = _gather(voxels, x, y, z, middle, margin, operators)[2]
-
-
-@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
-def cut_sphere(slab: Any, first_row: int, limit: float) -> None:
-    """Zero what lies beyond |k| = limit."""
-    size = slab.shape[0]
-    for index in range(size):
-        z = index if index <= size // 2 else index - size
-        for row in range(slab.shape[1]):
-            y = first_row + row
-            square = limit * limit - y * y - z * z
-            start = 0 if square < 0 else int(math.sqrt(square)) + 1
-            for x in range(start, slab.shape[2]):
-                slab[index, row, x] = 0
-
-
-@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
-def _gather_slab(  # noqa: PLR0913 - one numeric kernel, called from one place
-    slab: Any, voxels: Any, middle: int, margin: int, limit: float, first_row: int, floors: Any, snr: float,
-    volume_ratio: float, operators: Any, seed: Any, seed_weight: Any, what: int,
-) -> None:  # fmt: skip
-    """Fill a slab.
-
-    With d the local mean of the density weights, s the seed's weight, S the seed:
-    total = max(W, floor) + d/SNR + d·s. What = 0: value / total; 1: value; 2: slab / total;
-    3: slab · (d/SNR + d·s) − d·s·S; 4: d·s·S / total. With 2 the slab becomes 0 beyond ``limit``.
-    """
-    size = slab.shape[0]
-    if what == 2:
-        cut_sphere(slab, first_row, limit)
-    seeded = seed.shape[0] > 1
-    for row in range(slab.shape[1]):
-        y = first_row + row
-        for z in range(-int(limit), int(limit) + 1):
-            square = limit * limit - y * y - z * z
-            if square < 0:
-                continue
-            for x in range(int(math.sqrt(square)) + 1):
-                real, imaginary, weight, plain = _gather(voxels, x, y, z, middle, margin, operators)
-                radius = math.sqrt(x * x + y * y + z * z)
-                density = weight / plain if plain > 0 else max(radius, 0.5)
-                extra = density / (snr * volume_ratio)
-                seed_value, share = 0j, 0.0
-                if seeded:
-                    seed_value = complex(seed[z % size, y % size, x])
-                    share = density / volume_ratio
-                    if seed_weight.shape[0] > 1:
-                        share *= seed_weight[z % size, y % size, x]
-                    else:
-                        share *= seed_weight[0, 0, 0]
-                    extra += share
-                total = max(weight, floors[int(radius)]) + extra if weight > 0 else extra
-                scale = 1.0 / total if total > 0 else 0.0
-                if what == 0:
-                    slab[z % size, row, x] = complex(real * scale, imaginary * scale)
-                elif what == 1:
-                    slab[z % size, row, x] = complex(real, imaginary)
-                elif what == 2:
-                    slab[z % size, row, x] *= scale
-                elif what == 3:
-                    slab[z % size, row, x] = extra * slab[z % size, row, x] - share * seed_value
-                else:
-                    slab[z % size, row, x] = share * scale * seed_value
-
-
-@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
-def _read_plain_weights(
-    plane: Any,
-    kz: int,
-    voxels: Any,
-    middle: int,
-    margin: int,
-    limit: float,
-    oversampling: float,
-    operators: Any,
-) -> None:
-    """Trilinear reading of Σ weight at the unpadded box's frequencies of one plane kz, times (G / N)³."""
-    box = plane.shape[0]
-    for row in range(box):
-        for kx in range(plane.shape[1]):
-            px, py, pz = kx * oversampling, (row - box // 2) * oversampling, kz * oversampling
-            if px * px + py * py + pz * pz > limit * limit:
-                continue
-            ix, iy, iz = int(math.floor(px)), int(math.floor(py)), int(math.floor(pz))
-            total = 0.0
-            for corner in range(8):
-                dx, dy, dz = corner & 1, (corner >> 1) & 1, corner >> 2
-                share = abs(1 - dx - (px - ix)) * abs(1 - dy - (py - iy)) * abs(1 - dz - (pz - iz))
-                if share > 0:
-                    total += share * _gather(voxels, ix + dx, iy + dy, iz + dz, middle, margin, operators)[3]
-            plane[row, kx] = total * oversampling**3

@@ -51,7 +51,7 @@ def insert_batch(
     )  # fmt: skip
 
 
-@njit(nogil=True, cache=True, inline="always")  # type: ignore[untyped-decorator]
+@njit(nogil=True, cache=True, inline="always")
 def _interval(slope: float, offset: float, low: float, high: float, last: int) -> tuple[int, int]:
     """Integers x in 0 … last with low <= slope·x + offset <= high, with one to spare on each side."""
     if abs(slope) < 1e-9:
@@ -67,7 +67,7 @@ def _interval(slope: float, offset: float, low: float, high: float, last: int) -
     )
 
 
-@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+@njit(nogil=True, cache=True)
 def _insert(  # noqa: PLR0913 - one numeric kernel, called from one place
     voxels: Any, samples: Any, size: int, max_radius: float, slice_number: Any, matrices: Any, shifts: Any,
     factors: Any, coefficients: Any, width: Any, middle: int, margin: int, z_first: int, z_end: int,

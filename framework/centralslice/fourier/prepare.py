@@ -83,7 +83,8 @@ def prepare_group(
         dtype of the samples.
     """
     spacing = 1.0 / (size * optics.pixel_size_angst)
-    even, odd = np.zeros((1, 1)), np.ones((1, 1), np.complex64)
+    even: FloatArray = np.zeros((1, 1))
+    odd: ComplexArray = np.ones((1, 1), np.complex64)
     wavelength = 0.0
     if ctf_mode != "none":
         wavelength = electron_wavelength(optics.voltage_kv)
@@ -171,8 +172,8 @@ def _coefficients(group: GroupPreparation, ctf: ContrastTransfer | None, count: 
     return table
 
 
-@njit(nogil=True, cache=True, inline="always")  # type: ignore[untyped-decorator]
-def _sine_of_turns(turns: float) -> float:
+@njit(nogil=True, cache=True, inline="always")
+def _sine_of_turns(turns: Any) -> Any:
     """sin(2π turns) to 1e-9: range reduction and the Taylor series to order 13; LLVM vectorises it."""
     rest = turns - np.rint(turns)
     size = abs(rest)
@@ -188,7 +189,7 @@ def _sine_of_turns(turns: float) -> float:
     return -value if rest < 0 else value
 
 
-@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+@njit(nogil=True, cache=True)
 def _fill_samples(  # noqa: PLR0913 - one numeric kernel, called from one place
     samples: Any, spectra: Any, table: Any, shifts: Any, weights: Any, ssnr: Any, frequencies: Any, even: Any,
     odd: Any, max_radius: float, mode: int, amplitude: float,

@@ -96,8 +96,7 @@ def agreement_curves(samples: FloatArray, seed: ComplexArray) -> FloatArray:
         used = samples[number, ..., 2] > 0
 
         def over_rings(quantity: FloatArray, used: Any = used) -> FloatArray:
-            total: FloatArray = np.bincount(rings[used], quantity[used], minlength=rings.max() + 1)
-            return total
+            return np.asarray(np.bincount(rings[used], quantity[used], minlength=rings.max() + 1), np.float64)
 
         cross = over_rings((value * model.conj()).real)
         power = np.sqrt(over_rings(np.abs(value) ** 2) * over_rings(np.abs(model) ** 2))
@@ -107,7 +106,7 @@ def agreement_curves(samples: FloatArray, seed: ComplexArray) -> FloatArray:
     return curves
 
 
-@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+@njit(nogil=True, cache=True)
 def _read_slices(slices: Any, grid: Any, matrices: Any, coefficients: Any, width: Any, limit: float) -> None:
     count, size, half = slices.shape
     grid_size = grid.shape[0]

@@ -18,6 +18,7 @@ from centralslice.data.slices import SliceBatch, Sums
 from centralslice.data.volume import Volume
 from centralslice.errors import ParameterError
 from centralslice.fourier import correction
+from centralslice.fourier.correction_kernels import cut_sphere
 from centralslice.fourier.grid import FourierGrid, make_grid
 from centralslice.fourier.insertion import insert_batch
 from centralslice.fourier.kernels import Window, fit_window
@@ -112,7 +113,7 @@ class KernelReconstructor(Reconstructor):
         data = crop_or_pad(np.asarray(seed.data, kind), (grid.box,) * 3)
         transform = correction.padded_transform(grid, kind, context.parallel)
         limit = correction.limit_of(grid)
-        within = transform.filter_map(data, lambda slab, row: correction.cut_sphere(slab, row, limit))
+        within = transform.filter_map(data, lambda slab, row: cut_sphere(slab, row, limit))
         weight = correction.seed_weights(seed.weight, grid, kind)
         return correction.GridSums(
             sums["voxels"], grid, window, transform.to_grid(within), weight

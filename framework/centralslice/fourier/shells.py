@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.fft
 
-from centralslice.conventions import FloatArray, signed_frequencies
+from centralslice.conventions import FloatArray, IntArray, signed_frequencies
 from centralslice.fourier.grid import radius_of
 
 
@@ -44,12 +44,13 @@ class ShellCorrelation:
         return 1.0 / float(at)
 
 
-def shell_numbers(size: int) -> FloatArray:
+def shell_numbers(size: int) -> IntArray:
     """(n, n, n // 2 + 1) int64: nearest shell of each frequency of a half transform."""
     full = signed_frequencies(size)
     half = np.arange(size // 2 + 1)
     squares = full[:, None, None] ** 2 + full[None, :, None] ** 2 + half**2
-    return np.rint(np.sqrt(squares)).astype(np.int64)
+    shells: IntArray = np.rint(np.sqrt(squares)).astype(np.int64)
+    return shells
 
 
 def fourier_shell_correlation(
@@ -79,8 +80,7 @@ def fourier_shell_correlation(
 
     def over_shells(values: FloatArray) -> FloatArray:
         weighted = (values * pairs).ravel()
-        total: FloatArray = np.bincount(shells.ravel(), weighted, minlength=count)[:count]
-        return total
+        return np.asarray(np.bincount(shells.ravel(), weighted, minlength=count)[:count], np.float64)
 
     cross = over_shells((a * b.conj()).real.astype(np.float64))
     power = np.sqrt(

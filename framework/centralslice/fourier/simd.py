@@ -55,7 +55,7 @@ def _fma(builder: Any, a: Any, b: Any, c: Any) -> Any:
     return builder.call(function, [a, b, c])
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def window_values(typing: Any, coefficients: Any, x: Any, y: Any, z: Any, out: Any, width: Any) -> Any:
     """Window values of all taps of three axes at once: ``out[axis · lanes + j] = Σ_d c[d, j] f_axis^d``.
 
@@ -104,8 +104,8 @@ def _groups(width: int) -> list[tuple[int, int]]:
     return groups
 
 
-@intrinsic  # type: ignore[untyped-decorator]
-def add_to_plane(
+@intrinsic
+def add_to_plane(  # noqa: PLR0913 - one instruction, as it were
     typing: Any, voxels: Any, offset: Any, row_stride: Any, windows: Any, tap: Any, sample: Any, width: Any
 ) -> Any:
     """Add ``wz[tap] · wy[i] · wx[j] · sample`` to the width × width voxels of one z plane.
@@ -113,8 +113,8 @@ def add_to_plane(
     ``windows`` holds wx, wy and wz as :func:`window_values` leaves them.
 
     ``voxels`` is a C-contiguous (…, 4) array, ``offset`` the flat element of the first voxel,
-    ``row_stride`` the elements from one y to the next, ``sample`` a tuple of 4 values (rounded to the array's dtype), ``width`` a tuple
-    whose length is the kernel's width (known when compiling, so that the loops are unrolled).
+    ``row_stride`` the elements from one y to the next, ``sample`` a tuple of 4 values (rounded to the array's
+    dtype), ``width`` a tuple whose length is the kernel's width (known when compiling: loops are unrolled).
     """
     signature = types.void(voxels, offset, row_stride, windows, tap, sample, width)
 

@@ -143,13 +143,17 @@ def crop_or_pad(data: FloatArray, shape: tuple[int, ...], fill: float = 0.0) -> 
         Value of new voxels.
     """
     result = np.full((*data.shape[: data.ndim - len(shape)], *shape), fill, data.dtype)
-    source, target = [], []
-    for old, new in zip(data.shape[-len(shape) :], shape, strict=True):
-        offset = old // 2 - new // 2
-        source.append(
-            slice(max(offset, 0), max(offset, 0) + min(old, new + min(offset, 0), new, old - max(offset, 0)))
-        )
-        length = source[-1].stop - source[-1].start
-        target.append(slice(max(-offset, 0), max(-offset, 0) + length))
-    result[(..., *target)] = data[(..., *source)]
+    kept = (slice(None),) * (data.ndim - len(shape))
+    source, target = zip(
+        *(_overlap(old, new) for old, new in zip(data.shape[-len(shape) :], shape, strict=True)), strict=True
+    )
+    result[kept + target] = data[kept + source]
     return result
+
+
+def _overlap(old: int, new: int) -> tuple[slice, slice]:
+    """Where to take from and where to put along an axis whose centre voxel n // 2 stays the centre."""
+    offset = old // 2 - new // 2
+    first, put = max(offset, 0), max(-offset, 0)
+    length = min(old - first, new - put)
+    return slice(first, first + length), slice(put, put + length)

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import centralslice
-from centralslice.fourier import correction, insertion, prepare
+from centralslice.fourier import correction_kernels, insertion, prepare
 
 
 def announce_compilation(quiet: bool) -> None:
@@ -16,7 +16,7 @@ def announce_compilation(quiet: bool) -> None:
     Numba writes its cache files under unique temporary names and renames them, so first runs at the same time
     are safe; each compiles for itself.
     """
-    kernels = (insertion._insert, prepare._fill_samples, correction._gather_slab)
+    kernels = (insertion._insert, prepare._fill_samples, correction_kernels.gather_slab)
     cached = all(any(_cache_files(kernel)) for kernel in kernels)
     if not cached and not quiet:
         print("compiling kernels (once, about 30 s) …", file=sys.stderr, flush=True)
