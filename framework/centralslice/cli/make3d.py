@@ -44,7 +44,13 @@ def _add_files(parser: argparse.ArgumentParser) -> None:
     add = group.add_argument
     add("--input", type=Path, required=True, metavar="FILE",
         help="particles: .star, .cs, .lst, EMAN2 .hdf, or an image stack with --tlt")  # fmt: skip
-    add("--output", type=Path, default=Path("threed.hdf"), metavar="FILE", help="map: .mrc or .hdf [threed.hdf]")
+    add(
+        "--output",
+        type=Path,
+        default=Path("threed.hdf"),
+        metavar="FILE",
+        help="map: .mrc or .hdf [threed.hdf]",
+    )
     add("--image-dir", type=Path, metavar="DIR", help="folder in which to look for the image files")
     add("--tlt", type=Path, metavar="FILE", help="tilt angles, one a line, for an image stack (tilt axis y)")
     add("--apix", type=float, metavar="Å", help="pixel size of the images; overrides the metadata")
@@ -75,15 +81,30 @@ def _add_method(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("reconstruction")
     add = group.add_argument
     add("--mode", metavar="NAME[:PARAMS]", help="reconstructor, see: centralslice plugins list reconstructor")
-    add("--sym", default="c1", help="symmetry: cN, dN, tet, oct, icos, icos2, T, O, I1..I4, hN:1:TWIST:RISE [c1]")
+    add(
+        "--sym",
+        default="c1",
+        help="symmetry: cN, dN, tet, oct, icos, icos2, T, O, I1..I4, hN:1:TWIST:RISE [c1]",
+    )
     add("--ctf", choices=("auto", "full", "flipped", "premultiplied", "none"), default="auto",
         help="full: multiply by the CTF and weigh by CTF²; flipped: phases were flipped; premultiplied: only weigh; "
         "auto says what it takes and why [auto]")  # fmt: skip
-    add("--snr", type=float, metavar="X", help="Wiener constant: divide by ΣCTF² + 1/X, ΣCTF² per unpadded voxel")
+    add(
+        "--snr",
+        type=float,
+        metavar="X",
+        help="Wiener constant: divide by ΣCTF² + 1/X, ΣCTF² per unpadded voxel",
+    )
     add("--maxres", type=float, metavar="Å", help="leave out frequencies beyond this resolution")
     add("--pad", metavar="N", help="pad images to N pixels; negative: a good size from 1.25 times; 0: none")
     add("--padvol", metavar="N", help="size of the Fourier volume, at least; 0: no wish [0]")
-    add("--fillangle", type=float, default=0.0, metavar="DEG", help="also insert in directions within this angle")
+    add(
+        "--fillangle",
+        type=float,
+        default=0.0,
+        metavar="DEG",
+        help="also insert in directions within this angle",
+    )
     add("--altedgemask", action="store_true", help="zero the image edges that a tilt brings in")
     add("--iterative", action="store_true", help="four passes against the previous map (mode 'iterative')")
     add("--itermask", type=Path, metavar="FILE", help="mask of the map between passes, with --iterative")
@@ -109,10 +130,17 @@ def _add_finish(parser: argparse.ArgumentParser) -> None:
     add = group.add_argument
     add("--outsize", metavar="N[,N,N]", help="size of the map, x,y,z; 0: as the images [0]")
     add("--setsf", metavar="FILE", help="set the structure factor: a file, auto (strucfac.txt) or none")
-    add("--postprocess", action="append", default=[], metavar="PROCESSOR", help="on the merged map, repeatable")
+    add(
+        "--postprocess",
+        action="append",
+        default=[],
+        metavar="PROCESSOR",
+        help="on the merged map, repeatable",
+    )
     add("--savenorm", type=Path, metavar="FILE", help="write the weights (ΣCTF² per unpadded voxel)")
     add("--compressbits", type=int, metavar="N",
         help="HDF: bits per voxel, 0 lossless, negative plain float [10]; MRC is always float")  # fmt: skip
+    add("--report", action="store_true", help="write an HTML page with pictures of the map, FSC and facts")
     add("--float16", action="store_true", help="MRC: half precision (mode 12)")
 
 
@@ -125,7 +153,13 @@ def _add_running(parser: argparse.ArgumentParser) -> None:
     add("--verbose", "-v", type=int, nargs="?", const=2, default=1, metavar="N",
         help="0 errors only, 1 result and progress, 2 the plan too [1]")  # fmt: skip
     add("--version", action="version", version=f"centralslice {__version__}")
-    add("--ppid", type=int, default=-1, metavar="PID", help="accepted for EMAN2's project manager; only recorded")
+    add(
+        "--ppid",
+        type=int,
+        default=-1,
+        metavar="PID",
+        help="accepted for EMAN2's project manager; only recorded",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -196,7 +230,7 @@ def settings_from(arguments: argparse.Namespace) -> Make3dSettings:
         outsize=given.outsize, ctf=given.ctf, snr=given.snr, maxres=given.maxres, half_maps=given.half_maps,
         seed=_seed(given), iteration_mask=given.itermask, preprocess=tuple(given.preprocess), setsf=given.setsf,
         postprocess=tuple(given.postprocess), radial_correction=not given.noradcor, save_norm=given.savenorm,
-        compress_bits=given.compressbits, float16=given.float16, precision=given.precision,
+        compress_bits=given.compressbits, report=given.report, float16=given.float16, precision=given.precision,
         compat_eman2=given.compat is not None, threads=_threads(given), force=given.force, quiet=given.verbose < 1,
     )  # fmt: skip
 

@@ -25,6 +25,7 @@ from centralslice.fourier.transforms import crop_or_pad
 from centralslice.jobs.accumulation import Accumulation
 from centralslice.jobs.make3d_outputs import NORM_OPTIONS
 from centralslice.jobs.make3d_plan import Make3dPlan
+from centralslice.jobs.make3d_report import report_run
 from centralslice.jobs.make3d_settings import SeedSettings
 from centralslice.jobs.particle_images import ImageSource, StackPool
 from centralslice.jobs.slice_batches import BatchMaker
@@ -270,6 +271,8 @@ class _Run:
         plan, outputs = self.plan, self.plan.outputs
         if fsc and outputs.fsc_table is not None and outputs.fsc_plot is not None:
             write_fsc(stage(outputs.fsc_table), stage(outputs.fsc_plot), fsc, self._registry)
+        if outputs.report is not None:
+            report_run(stage(outputs.report), plan, volumes["merged"], fsc)
         if self._norm is not None and outputs.norm is not None:
             norm = Volume(self._norm.data, plan.geometry.voxel_size_angst)
             self._registry.writer_for(outputs.norm, "volume").write_volume(

@@ -31,10 +31,12 @@ class Outputs:
     fsc_table: Path | None = None
     fsc_plot: Path | None = None
     norm: Path | None = None
+    report: Path | None = None
 
     def all(self) -> tuple[Path, ...]:
         """Every file that will be written."""
-        named = (self.merged, self.half1, self.half2, self.fsc_table, self.fsc_plot, self.norm, self.manifest)
+        curves = (self.fsc_table, self.fsc_plot, self.report)
+        named = (self.merged, self.half1, self.half2, *curves, self.norm, self.manifest)
         return tuple(path for path in named if path is not None)
 
 
@@ -47,8 +49,9 @@ def plan_outputs(settings: Make3dSettings, halves: bool) -> Outputs:
         return output.with_name(output.stem + ending)
 
     manifest = beside("_manifest.json")
+    report = beside("_report.html") if settings.report else None
     if not halves:
-        return Outputs(output, manifest, norm=norm)
+        return Outputs(output, manifest, norm=norm, report=report)
     return Outputs(
         merged=output,
         manifest=manifest,
@@ -57,6 +60,7 @@ def plan_outputs(settings: Make3dSettings, halves: bool) -> Outputs:
         fsc_table=beside("_fsc.star"),
         fsc_plot=beside("_fsc.png"),
         norm=norm,
+        report=report,
     )
 
 

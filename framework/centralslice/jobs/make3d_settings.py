@@ -57,6 +57,7 @@ class Make3dSettings:
     radial_correction: bool = True
     save_norm: Path | None = None
     compress_bits: int | None = None
+    report: bool = False
     float16: bool = False
     precision: Literal["float32", "float64"] = "float32"
     compat_eman2: bool = False

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from centralslice.data.files import atomic_output
 from centralslice.fourier.shells import ShellCorrelation
@@ -31,10 +32,11 @@ def write_fsc(table: Path, plot: Path, curves: Mapping[str, ShellCorrelation], r
         **{_LABELS.get(name, name): curve.values for name, curve in curves.items()},
     }
     registry.writer_for(table, "table").write_tables(table, {"fsc": columns})
-    plot_fsc(plot, curves)
+    with atomic_output(plot) as temporary:
+        fsc_figure(curves).savefig(temporary, dpi=150)
 
 
-def plot_fsc(path: Path, curves: Mapping[str, ShellCorrelation]) -> None:
+def fsc_figure(curves: Mapping[str, ShellCorrelation]) -> Figure:
     """FSC curves with the 0.143 and 0.5 thresholds."""
     figure, axes = new_figure()
     for name, curve in curves.items():
@@ -46,5 +48,4 @@ def plot_fsc(path: Path, curves: Mapping[str, ShellCorrelation]) -> None:
     axes.set(xlabel="spatial frequency (1/Å)", ylabel="half-map FSC", ylim=(-0.1, 1.05))
     axes.set_xlim(0, float(next(iter(curves.values())).frequency[-1]))
     axes.legend(loc="lower left", frameon=False)
-    with atomic_output(path) as temporary:
-        figure.savefig(temporary, dpi=150)
+    return figure
