@@ -47,5 +47,5 @@ def fsc_figure(curves: Mapping[str, ShellCorrelation]) -> Figure:
     axes.axhline(0.0, color="0.3", linewidth=0.8)
     axes.set(xlabel="spatial frequency (1/Å)", ylabel="half-map FSC", ylim=(-0.1, 1.05))
     axes.set_xlim(0, float(next(iter(curves.values())).frequency[-1]))
-    axes.legend(loc="lower left", frameon=False)
+    axes.legend(loc="upper right", frameon=False)
     return figure
