@@ -6,7 +6,8 @@ CentralsliceError
 │   ├── FileMissingError  a named file is not there (also a FileNotFoundError)
 │   ├── FormatError       a file's content is not what its format demands (also a ValueError)
 │   ├── SelectionError    nothing is left to work on (also a ValueError)
-│   └── OutputExistsError an output is there already (also a FileExistsError)
+│   ├── OutputExistsError an output is there already (also a FileExistsError)
+│   └── CheckpointError   a checkpoint is damaged, of another run, or in use (also a ValueError)
 ├── PluginError           exit code 2: a plugin cannot be found, loaded or used (also a LookupError)
 └── ResourceError         exit code 2: memory or disk would not suffice (also an OSError)
 
@@ -47,6 +48,10 @@ class SelectionError(InputError, ValueError):
 
 class OutputExistsError(InputError, FileExistsError):
     """An output is there already and may not be replaced without --force."""
+
+
+class CheckpointError(InputError, ValueError):
+    """A checkpoint is damaged, of another run, or in use by another process."""
 
 
 class PluginError(CentralsliceError, LookupError):
