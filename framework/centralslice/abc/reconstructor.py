@@ -8,7 +8,7 @@ the same result for any split into z ranges; odd and even boxes; an empty batch 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeAlias, TypeVar
 
@@ -48,6 +48,8 @@ class MapGeometry:
         float32 or float64: dtype of samples and sums.
     max_radius
         Largest frequency wanted, in cycles per ``image_size`` box (``--maxres``), or None for Nyquist.
+    integer_sums
+        Sums are whole multiples of PassContext.quanta; only asked of a reconstructor that offers it.
     """
 
     image_size: int
@@ -56,6 +58,7 @@ class MapGeometry:
     padded_size: int | None = None
     precision: np.dtype[Any] = field(default_factory=lambda: np.dtype(np.float32))
     max_radius: float | None = None
+    integer_sums: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +140,8 @@ class PassContext:
         Real-space mask (z, y, x), centred, that an iterative reconstructor keeps the map within, or None.
     parallel
         Threads for finish.
+    quanta
+        With integer sums: what one unit of a value, a weight and a plain weight stands for; powers of two.
     """
 
     geometry: MapGeometry
@@ -149,6 +154,7 @@ class PassContext:
     grid_symmetry: FloatArray | None = None
     iteration_mask: FloatArray | None = None
     parallel: ParallelMap = serial_map
+    quanta: tuple[float, float, float] = (1.0, 1.0, 1.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +177,8 @@ class Reconstructor(ABC):
     plugin_name: ClassVar[str]
     #: Whether ``finish`` averages over PassContext.grid_symmetry (operators that map the grid onto itself).
     symmetrises_grid: ClassVar[bool] = False
+    #: Whether it can add into integers (MapGeometry.integer_sums): exact, so the same in any order.
+    offers_integer_sums: ClassVar[bool] = False
     #: Whether each slice is inserted as EMAN2 prepares it (see fourier.prepare); only for --compat eman2.
     eman2_slices: ClassVar[bool] = False
 
@@ -185,6 +193,28 @@ class Reconstructor(ABC):
         Called at the same time from several threads with disjoint ranges. The additions to any one
         voxel must come in an order that does not depend on the ranges.
         """
+
+    def quanta(
+        self, sample: Sequence[SliceBatch], share: float, block_share: float, geometry: MapGeometry
+    ) -> tuple[float, float, float]:
+        """Powers of two for the units of integer sums, from a sample of the batches.
+
+        Parameters
+        ----------
+        sample
+            Some batches, spread over the particles.
+        share
+            Slices of the sample over slices of the run, 0 … 1.
+        block_share
+            Slices of one block over slices of the run, 0 … 1.
+        geometry
+            With ``integer_sums``.
+        """
+        raise NotImplementedError(f"{self.plugin_name} has no integer sums")
+
+    def largest_change(self, batch: SliceBatch, context: PassContext) -> float:
+        """Upper bound, in units, of what a batch can change any number of integer sums by."""
+        raise NotImplementedError(f"{self.plugin_name} has no integer sums")
 
     @abstractmethod
     def finish(self, sums: Sums, context: PassContext) -> Volume | NextPass:

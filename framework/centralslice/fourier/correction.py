@@ -9,7 +9,7 @@ with the window taken out. Both need nothing but the sums.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -70,6 +70,10 @@ class GridSums:
         The sums, laid out by ``grid``.
     grid, window
         As used for insertion.
+    quanta
+        What one unit of value, weight and plain weight stands for; 1 for float sums.
+    kind
+        Dtype of the map, float32 or float64.
     seed
         Transform of the seed, (G, G, G // 2 + 1) in FFT order, or None.
     seed_weight
@@ -79,14 +83,21 @@ class GridSums:
     voxels: FloatArray
     grid: FourierGrid
     window: Window
+    quanta: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    kind: np.dtype[Any] = field(default_factory=lambda: np.dtype(np.float32))
     seed: ComplexArray | None = None
     seed_weight: FloatArray | None = None
+
+    @property
+    def units(self) -> FloatArray:
+        """The quanta as the loops read them."""
+        return np.array(self.quanta, np.float64)
 
 
 def finish_map(sums: GridSums, division: Division, parallel: ParallelMap) -> FloatArray:
     """The map of box N: (N, N, N), centre at N // 2, in the images' density units; dtype of the sums."""
     grid = sums.grid
-    transform = padded_transform(grid, sums.voxels.dtype, parallel)
+    transform = padded_transform(grid, sums.kind, parallel)
     divide = _Divider(sums, division, weight_floors(sums, division, parallel))
     profile = sums.window.transform(np.arange(grid.box, dtype=np.float64) - grid.box // 2, grid.size)
     estimate = _undo_window(transform.to_map(divide.quotient), profile)
@@ -129,9 +140,9 @@ def finish_bytes(grid: FourierGrid, itemsize: int, refinements: int) -> int:
 
 def weight_floors(sums: GridSums, division: Division, parallel: ParallelMap) -> FloatArray:
     """Smallest weight to divide by in each shell ⌊|k|⌋: ``floor`` times the mean over the shell, float64."""
-    grid, voxels = sums.grid, sums.voxels
+    grid, voxels, units = sums.grid, sums.voxels, sums.units
     planes = parallel(
-        lambda plane: plane_shell_sums(voxels, plane, grid.middle, grid.margin, grid.radius + 2),
+        lambda plane: plane_shell_sums(voxels, units, plane, grid.middle, grid.margin, grid.radius + 2),
         range(voxels.shape[0]),
     )
     total = np.sum(planes, axis=0)
@@ -147,7 +158,7 @@ def sampling_density(sums: GridSums, division: Division, parallel: ParallelMap) 
     taper is radial: the density's transform has copies of its peak on the sphere |x| = N, because every
     slice is a regular grid of samples.
     """
-    grid, kind = sums.grid, sums.voxels.dtype
+    grid, kind = sums.grid, sums.kind
     size, half = grid.size, grid.size // 2 + 1
     operators = _permutations(division.operators)
     spectrum = np.zeros((half, size, half), np.complex64 if kind == np.float32 else np.complex128)
@@ -155,7 +166,7 @@ def sampling_density(sums: GridSums, division: Division, parallel: ParallelMap) 
 
     def forward(z: int) -> None:
         plane = np.zeros((size, size), kind)
-        gather_plane(plane, sums.voxels, grid.middle, grid.margin, limit_of(grid), z, operators)
+        gather_plane(plane, sums.voxels, sums.units, grid.middle, grid.margin, limit_of(grid), z, operators)
         spectrum[z] = scipy.fft.rfft2(plane)
 
     distance = np.abs(np.fft.fftfreq(size, 1 / size))
@@ -218,7 +229,7 @@ def plain_weights(sums: GridSums, division: Division, parallel: ParallelMap) -> 
 
     def plane(number: int) -> None:
         read_plain_weights(
-            result[number], number - grid.box // 2, sums.voxels, grid.middle, grid.margin, limit_of(grid),
+            result[number], number - grid.box // 2, sums.voxels, sums.units, grid.middle, grid.margin, limit_of(grid),
             grid.oversampling, operators,
         )  # fmt: skip
 
@@ -264,9 +275,9 @@ class _Divider:
         sums, grid = self.sums, self.sums.grid
         snr = math.inf if self.division.wiener_snr is None else self.division.wiener_snr
         seed = np.zeros((1, 1, 1), slab.dtype) if sums.seed is None else sums.seed
-        weight = np.zeros((1, 1, 1), sums.voxels.dtype) if sums.seed_weight is None else sums.seed_weight
+        weight = np.zeros((1, 1, 1), sums.kind) if sums.seed_weight is None else sums.seed_weight
         gather_slab(
-            slab, sums.voxels, grid.middle, grid.margin, limit_of(grid), first, self.floors, snr,
+            slab, sums.voxels, sums.units, grid.middle, grid.margin, limit_of(grid), first, self.floors, snr,
             grid.oversampling**3, _permutations(self.division.operators), seed, weight, what,
         )  # fmt: skip
 

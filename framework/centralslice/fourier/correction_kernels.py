@@ -1,7 +1,8 @@
 """The loops behind :mod:`centralslice.fourier.correction`: fold the stored half, average over operators, divide.
 
 ``voxels`` is laid out by :class:`centralslice.fourier.grid.FourierGrid`; ``operators`` are signed permutations
-(n, 3, 3) int64; ``limit`` is the largest |k| in grid voxels.
+(n, 3, 3) int64; ``units`` are the quanta of integer sums (value, weight, plain weight), 1 for float sums;
+``limit`` is the largest |k| in grid voxels.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from numba import njit
 
 
 @njit(nogil=True, cache=True)
-def plane_shell_sums(voxels: Any, plane: int, middle: int, margin: int, shells: int) -> Any:
+def plane_shell_sums(voxels: Any, units: Any, plane: int, middle: int, margin: int, shells: int) -> Any:
     """Sum and count of weights (channel 2) of the half kx >= 0 of one plane, by shell."""
     result = np.zeros((2, shells))
     z = plane - middle
@@ -24,16 +25,16 @@ def plane_shell_sums(voxels: Any, plane: int, middle: int, margin: int, shells: 
             x = column - margin
             shell = int(math.sqrt(x * x + y * y + z * z))
             if shell < shells:
-                weight = voxels[plane, row, column, 2]
+                weight = float(voxels[plane, row, column, 2])
                 if x <= margin:
                     weight += voxels[2 * middle - plane, 2 * middle - row, margin - x, 2]
-                result[0, shell] += weight
+                result[0, shell] += weight * units[1]
                 result[1, shell] += 1
     return result
 
 
 @njit(nogil=True, cache=True)
-def folded(voxels: Any, x: int, y: int, z: int, middle: int, margin: int) -> Any:
+def folded(voxels: Any, units: Any, x: int, y: int, z: int, middle: int, margin: int) -> Any:
     """Sums at frequency (x, y, z) of the full transform: value re, im, density-weighted weight, weight."""
     sign = 1.0
     if x < 0:
@@ -46,19 +47,19 @@ def folded(voxels: Any, x: int, y: int, z: int, middle: int, margin: int) -> Any
         imaginary -= mate[1]
         weight += mate[2]
         plain += mate[3]
-    return real, sign * imaginary, weight, plain
+    return units[0] * real, units[0] * sign * imaginary, units[1] * weight, units[2] * plain
 
 
 @njit(nogil=True, cache=True)
-def gather(voxels: Any, x: int, y: int, z: int, middle: int, margin: int, operators: Any) -> Any:
+def gather(voxels: Any, units: Any, x: int, y: int, z: int, middle: int, margin: int, operators: Any) -> Any:
     """Sums at a frequency, averaged over the operators."""
     if len(operators) == 1:
-        return folded(voxels, x, y, z, middle, margin)
+        return folded(voxels, units, x, y, z, middle, margin)
     real, imaginary, weight, plain = 0.0, 0.0, 0.0, 0.0
     for n in range(len(operators)):
         g = operators[n]
         part = folded(
-            voxels, g[0, 0] * x + g[0, 1] * y + g[0, 2] * z, g[1, 0] * x + g[1, 1] * y + g[1, 2] * z,
+            voxels, units, g[0, 0] * x + g[0, 1] * y + g[0, 2] * z, g[1, 0] * x + g[1, 1] * y + g[1, 2] * z,
             g[2, 0] * x + g[2, 1] * y + g[2, 2] * z, middle, margin,
         )  # fmt: skip
         real += part[0]
@@ -71,7 +72,7 @@ def gather(voxels: Any, x: int, y: int, z: int, middle: int, margin: int, operat
 
 @njit(nogil=True, cache=True)
 def gather_plane(
-    plane: Any, voxels: Any, middle: int, margin: int, limit: float, z: int, operators: Any
+    plane: Any, voxels: Any, units: Any, middle: int, margin: int, limit: float, z: int, operators: Any
 ) -> None:
     """Density-weighted weights of a whole plane z, both halves of x, in FFT order."""
     size = plane.shape[0]
@@ -82,7 +83,7 @@ def gather_plane(
             continue
         last = int(math.sqrt(square))
         for x in range(-last, last + 1):
-            plane[y % size, x % size] = gather(voxels, x, y, z, middle, margin, operators)[2]
+            plane[y % size, x % size] = gather(voxels, units, x, y, z, middle, margin, operators)[2]
 
 
 @njit(nogil=True, cache=True)
@@ -101,7 +102,7 @@ def cut_sphere(slab: Any, first_row: int, limit: float) -> None:
 
 @njit(nogil=True, cache=True)
 def gather_slab(  # noqa: PLR0913 - one numeric kernel, called from one place
-    slab: Any, voxels: Any, middle: int, margin: int, limit: float, first_row: int, floors: Any, snr: float,
+    slab: Any, voxels: Any, units: Any, middle: int, margin: int, limit: float, first_row: int, floors: Any, snr: float,
     volume_ratio: float, operators: Any, seed: Any, seed_weight: Any, what: int,
 ) -> None:  # fmt: skip
     """Fill a slab.
@@ -121,7 +122,7 @@ def gather_slab(  # noqa: PLR0913 - one numeric kernel, called from one place
             if square < 0:
                 continue
             for x in range(int(math.sqrt(square)) + 1):
-                real, imaginary, weight, plain = gather(voxels, x, y, z, middle, margin, operators)
+                real, imaginary, weight, plain = gather(voxels, units, x, y, z, middle, margin, operators)
                 radius = math.sqrt(x * x + y * y + z * z)
                 density = weight / plain if plain > 0 else max(radius, 0.5)
                 extra = density / (snr * volume_ratio)
@@ -153,6 +154,7 @@ def read_plain_weights(  # noqa: PLR0913 - one numeric kernel, called from one p
     plane: Any,
     kz: int,
     voxels: Any,
+    units: Any,
     middle: int,
     margin: int,
     limit: float,
@@ -172,5 +174,5 @@ def read_plain_weights(  # noqa: PLR0913 - one numeric kernel, called from one p
                 dx, dy, dz = corner & 1, (corner >> 1) & 1, corner >> 2
                 share = abs(1 - dx - (px - ix)) * abs(1 - dy - (py - iy)) * abs(1 - dz - (pz - iz))
                 if share > 0:
-                    total += share * gather(voxels, ix + dx, iy + dy, iz + dz, middle, margin, operators)[3]
+                    total += share * gather(voxels, units, ix + dx, iy + dy, iz + dz, middle, margin, operators)[3]
             plane[row, kx] = total * oversampling**3

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from numba import njit
+from numpy.typing import NDArray
 
 from centralslice.conventions import FloatArray
 from centralslice.data.slices import SliceBatch
@@ -19,8 +20,9 @@ SMALLEST_DENSITY_RADIUS = 0.5
 
 
 def insert_batch(
-    voxels: FloatArray, batch: SliceBatch, grid: FourierGrid, window: Window, z_range: tuple[int, int]
-) -> None:
+    voxels: NDArray[Any], batch: SliceBatch, grid: FourierGrid, window: Window, z_range: tuple[int, int],
+    quanta: tuple[float, float, float] = (1.0, 1.0, 1.0),
+) -> None:  # fmt: skip
     """Add a batch to planes ``z_range`` of a grid.
 
     Parameters
@@ -36,17 +38,18 @@ def insert_batch(
         Interpolation window.
     z_range
         First plane and one past the last.
+    quanta
+        What one unit of value, weight and plain weight stands for in integer voxels; 1 for floats.
 
     Notes
     -----
     Additions to a voxel come in the order (view, ky, side, kx), whatever the range.
     """
     views = batch.views
-    kind = voxels.dtype
     _insert(
-        voxels, batch.samples.astype(kind, copy=False), batch.size, batch.max_radius,
+        voxels, batch.samples, batch.size, batch.max_radius,
         views.slice_number, np.ascontiguousarray(views.matrices * grid.oversampling), views.shifts,
-        views.factors, window.table(kind), (0,) * window.width, grid.middle, grid.margin,
+        views.factors, window.table(batch.samples.dtype), (0,) * window.width, 1.0 / np.array(quanta), grid.middle, grid.margin,
         z_range[0], z_range[1],
     )  # fmt: skip
 
@@ -70,13 +73,14 @@ def _interval(slope: float, offset: float, low: float, high: float, last: int) -
 @njit(nogil=True, cache=True)
 def _insert(  # noqa: PLR0913 - one numeric kernel, called from one place
     voxels: Any, samples: Any, size: int, max_radius: float, slice_number: Any, matrices: Any, shifts: Any,
-    factors: Any, coefficients: Any, width: Any, middle: int, margin: int, z_first: int, z_end: int,
+    factors: Any, coefficients: Any, width: Any, scales: Any, middle: int, margin: int, z_first: int, z_end: int,
 ) -> None:  # fmt: skip
     taps = len(width)
     half = 0.5 * taps
     row_stride = voxels.shape[2] * 4
     plane_stride = voxels.shape[1] * row_stride
-    windows = np.zeros(coefficients.shape[1], voxels.dtype)
+    windows = np.zeros(coefficients.shape[1], coefficients.dtype)
+    to_value, to_weight, to_plain = scales[0], scales[1], scales[2]
     for view in range(len(slice_number)):
         image = samples[slice_number[view]]
         m = matrices[view]
@@ -127,9 +131,39 @@ def _insert(  # noqa: PLR0913 - one numeric kernel, called from one place
                         c, s = math.cos(angle), math.sin(angle)
                         real, imaginary = real * c - imaginary * s, real * s + imaginary * c
                     density = factor * max(math.sqrt(x * x + y * y + z * z), 0.5)
-                    sample = (density * real, sign * density * imaginary, density * weight, factor * weight)
+                    sample = (
+                        to_value * density * real, to_value * sign * density * imaginary,
+                        to_weight * density * weight, to_plain * factor * weight,
+                    )  # fmt: skip
                     start = first_y * row_stride + first_x * 4
                     for tap in range(max(0, z_first - first_z), min(taps, z_end - first_z)):
                         add_to_plane(
                             voxels, (first_z + tap) * plane_stride + start, row_stride, windows, tap, sample, width
                         )  # fmt: skip
+
+
+def slice_peaks(samples: FloatArray) -> FloatArray:
+    """(b, 3) float64: largest |value| · radius, weight · radius and weight of each slice.
+
+    Radius is that of the sample in slice index units, at least ½; a value counts by the larger of its parts.
+    """
+    peaks = np.zeros((len(samples), 3))
+    _slice_peaks(peaks, samples)
+    return peaks
+
+
+@njit(nogil=True, cache=True)
+def _slice_peaks(peaks: Any, samples: Any) -> None:
+    count, size, half, _ = samples.shape
+    for n in range(count):
+        value, weighted, plain = 0.0, 0.0, 0.0
+        for row in range(size):
+            ky = row if row <= (size - 1) // 2 else row - size
+            for kx in range(half):
+                weight = samples[n, row, kx, 2]
+                if weight != 0:
+                    radius = max(math.sqrt(kx * kx + ky * ky), 0.5)
+                    value = max(value, radius * max(abs(samples[n, row, kx, 0]), abs(samples[n, row, kx, 1])))
+                    weighted = max(weighted, radius * weight)
+                    plain = max(plain, weight)
+        peaks[n, 0], peaks[n, 1], peaks[n, 2] = value, weighted, plain

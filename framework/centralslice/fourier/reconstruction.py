@@ -6,8 +6,9 @@ A third party's interpolation kernel is a subclass with a ``width`` and ``kernel
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import dataclass
-from typing import ClassVar
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -20,7 +21,7 @@ from centralslice.errors import ParameterError
 from centralslice.fourier import correction
 from centralslice.fourier.correction_kernels import cut_sphere
 from centralslice.fourier.grid import FourierGrid, make_grid
-from centralslice.fourier.insertion import insert_batch
+from centralslice.fourier.insertion import insert_batch, slice_peaks
 from centralslice.fourier.kernels import Window, fit_window
 from centralslice.fourier.transforms import crop_or_pad
 
@@ -33,6 +34,7 @@ class KernelReconstructor(Reconstructor):
     """
 
     symmetrises_grid: ClassVar[bool] = True
+    offers_integer_sums: ClassVar[bool] = True
 
     width: int = parameter(3, "voxels", "width of the interpolation window on the padded grid")
     oversampling: float = parameter(
@@ -77,14 +79,49 @@ class KernelReconstructor(Reconstructor):
         grid = self.grid(geometry)
         return SumsPlan(
             shapes={"voxels": grid.shape},
-            dtype=geometry.precision,
+            dtype=_sums_dtype(geometry),
             planes=grid.shape[0],
             finish_bytes=correction.finish_bytes(grid, geometry.precision.itemsize, self.refinements),
         )
 
     def insert(self, batch: SliceBatch, sums: Sums, context: PassContext, z_range: tuple[int, int]) -> None:
         """Add a batch to planes of the sums."""
-        insert_batch(sums["voxels"], batch, self.grid(context.geometry), self.window(), z_range)
+        geometry = context.geometry
+        quanta = context.quanta if geometry.integer_sums else (1.0, 1.0, 1.0)
+        insert_batch(sums["voxels"], batch, self.grid(geometry), self.window(), z_range, quanta)
+
+    def quanta(
+        self, sample: Sequence[SliceBatch], share: float, block_share: float, geometry: MapGeometry
+    ) -> tuple[float, float, float]:
+        """Units so that one block certainly fits the integers and the whole run very probably.
+
+        The bound adds the peaks of all slices, as if they met in one voxel with one phase; the sums of real
+        data stay a factor of 20 and more below it. Whether they do is watched while inserting
+        (:meth:`largest_change`).
+        """
+        bits = 62 if geometry.precision == np.float64 else 30
+        bound = np.sum([self._peaks(batch, geometry) for batch in sample], axis=0) / share
+        # weights times density are even over the grid for even views, not as large as a slice's largest
+        bound[1] *= 4.0 / max(self.grid(geometry).radius, 4)
+        needed = np.maximum(bound * max(block_share, 0.25), 1e-30) / 2.0**bits
+        value, weight, plain = 2.0 ** np.ceil(np.log2(needed))
+        return float(value), float(weight), float(plain)
+
+    def largest_change(self, batch: SliceBatch, context: PassContext) -> float:
+        """Every slice's largest sample, times how many of its samples can meet in one voxel."""
+        return float(np.max(self._peaks(batch, context.geometry) / np.array(context.quanta)))
+
+    def _peaks(self, batch: SliceBatch, geometry: MapGeometry) -> FloatArray:
+        """(3,) sum over views of the largest value, weight and plain weight that one slice adds to a voxel."""
+        if len(batch) == 0:
+            return np.zeros(3)
+        views = batch.views
+        spacing = np.linalg.norm(views.matrices[:, 0], axis=1) * self.grid(geometry).oversampling
+        peaks = slice_peaks(batch.samples)[views.slice_number]
+        peaks[:, :2] *= np.maximum(spacing, 0.5)[:, None]
+        meeting = (1.0 + 1.0 / np.maximum(spacing, 1e-3)) ** 2
+        total: FloatArray = (peaks * (views.factors * meeting)[:, None]).sum(axis=0)
+        return total
 
     def finish(self, sums: Sums, context: PassContext) -> Volume:
         """The map of the unpadded box."""
@@ -96,7 +133,7 @@ class KernelReconstructor(Reconstructor):
 
     def weight_map(self, sums: Sums, context: PassContext) -> WeightMap:
         """Σ CTF² of the unpadded box."""
-        grid_sums = correction.GridSums(sums["voxels"], self.grid(context.geometry), self.window())
+        grid_sums = self._grid_sums(sums, context)
         return WeightMap(correction.plain_weights(grid_sums, self._division(context), context.parallel))
 
     def _division(self, context: PassContext) -> correction.Division:
@@ -104,17 +141,29 @@ class KernelReconstructor(Reconstructor):
             self.floor, self.refinements, self.relaxation, context.wiener_snr, context.grid_symmetry
         )
 
+    def _grid_sums(self, sums: Sums, context: PassContext) -> correction.GridSums:
+        geometry = context.geometry
+        quanta = context.quanta if geometry.integer_sums else (1.0, 1.0, 1.0)
+        return correction.GridSums(
+            sums["voxels"], self.grid(geometry), self.window(), quanta, geometry.precision
+        )
+
     def _with_seed(self, sums: Sums, context: PassContext) -> tuple[correction.GridSums, FloatArray | None]:
         """Sums and seed on the grid, and the part of the seed beyond the sphere of data, which stays as it is."""
-        grid, window, seed = self.grid(context.geometry), self.window(), context.seed
+        grid_sums, seed = self._grid_sums(sums, context), context.seed
         if seed is None:
-            return correction.GridSums(sums["voxels"], grid, window), None
-        kind = sums["voxels"].dtype
+            return grid_sums, None
+        grid, kind = grid_sums.grid, grid_sums.kind
         data = crop_or_pad(np.asarray(seed.data, kind), (grid.box,) * 3)
         transform = correction.padded_transform(grid, kind, context.parallel)
         limit = correction.limit_of(grid)
         within = transform.filter_map(data, lambda slab, row: cut_sphere(slab, row, limit))
         weight = correction.seed_weights(seed.weight, grid, kind)
-        return correction.GridSums(
-            sums["voxels"], grid, window, transform.to_grid(within), weight
-        ), data - within
+        return replace(grid_sums, seed=transform.to_grid(within), seed_weight=weight), data - within
+
+
+def _sums_dtype(geometry: MapGeometry) -> np.dtype[Any]:
+    """Integers as wide as the floats they replace."""
+    if not geometry.integer_sums:
+        return geometry.precision
+    return np.dtype(np.int64 if geometry.precision == np.float64 else np.int32)

@@ -55,6 +55,14 @@ def _fma(builder: Any, a: Any, b: Any, c: Any) -> Any:
     return builder.call(function, [a, b, c])
 
 
+def _to_integers(builder: Any, value: Any, target: Any) -> Any:
+    """Each element as the nearest whole number, ties to even."""
+    kind = "f32" if isinstance(value.type.element, ir.FloatType) else "f64"
+    name = f"llvm.lrint.v{value.type.count}i{target.element.width}.v{value.type.count}{kind}"
+    function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(target, [value.type]), name)
+    return builder.call(function, [value])
+
+
 @intrinsic
 def window_values(typing: Any, coefficients: Any, x: Any, y: Any, z: Any, out: Any, width: Any) -> Any:
     """Window values of all taps of three axes at once: ``out[axis · lanes + j] = Σ_d c[d, j] f_axis^d``.
@@ -110,6 +118,9 @@ def add_to_plane(  # noqa: PLR0913 - one instruction, as it were
 ) -> Any:
     """Add ``wz[tap] · wy[i] · wx[j] · sample`` to the width × width voxels of one z plane.
 
+    Into integer voxels each contribution is added as the nearest whole number: such sums are exact, hence
+    the same in any order.
+
     ``windows`` holds wx, wy and wz as :func:`window_values` leaves them.
 
     ``voxels`` is a C-contiguous (…, 4) array, ``offset`` the flat element of the first voxel,
@@ -122,7 +133,7 @@ def add_to_plane(  # noqa: PLR0913 - one instruction, as it were
         array, start, stride, windows, tap, values, _ = arguments
         array_type, _, _, windows_type, _, _, width_type = signature.args
         count = len(width_type)
-        element, index, lanes = _element(array_type), ir.IntType(64), lanes_of(len(width_type))
+        element, index, lanes = _element(windows_type), ir.IntType(64), lanes_of(len(width_type))
         quad = ir.Constant(ir.VectorType(element, CHANNELS), ir.Undefined)
         at_tap = builder.add(tap, ir.Constant(index, 2 * lanes))
         scale = builder.load(_pointer(context, builder, windows_type, windows, at_tap))
@@ -159,7 +170,12 @@ def add_to_plane(  # noqa: PLR0913 - one instruction, as it were
                     builder, _pointer(context, builder, array_type, array, at), CHANNELS * size
                 )
                 old = builder.load(pointer, align=4)
-                new = _fma(builder, vector, _splat(builder, weight, CHANNELS * size), old)
+                spread_weight = _splat(builder, weight, CHANNELS * size)
+                if isinstance(array_type.dtype, types.Integer):
+                    part = _to_integers(builder, builder.fmul(vector, spread_weight), old.type)
+                    new = builder.add(old, part)
+                else:
+                    new = _fma(builder, vector, spread_weight, old)
                 builder.store(new, pointer, align=4)
             position = builder.add(position, stride)
         return context.get_dummy_value()

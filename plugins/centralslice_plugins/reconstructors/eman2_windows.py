@@ -75,6 +75,8 @@ class VaryingGaussian(FixedWindow):
     """A Gaussian that widens with frequency."""
 
     plugin_name: ClassVar[str] = "eman2_varying_window"
+    offers_integer_sums: ClassVar[bool] = False
+    offers_integer_sums: ClassVar[bool] = False
 
     def kernel(self, u: FloatArray) -> FloatArray:
         """φ(u) at zero frequency."""
