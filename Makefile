@@ -34,13 +34,17 @@ $(VENV)/.docs: $(BIN)/python pyproject.toml
 demo: $(VENV)/.installed  ## simulate particles, reconstruct them, say where map, plots and report are
 	rm -rf demo
 	mkdir demo
-	$(BIN)/centralslice simulate --output demo/particles.star --count 2000 --box 96 --snr 0.1
-	$(BIN)/centralslice make3d --input demo/particles.star --output demo/map.mrc
+	$(BIN)/centralslice simulate --output demo/particles.star --count 3000 --box 96 --snr 0.2 \
+	  --gaussians 500 --sigma 1.2 2.5
+	$(BIN)/centralslice make3d --input demo/particles.star --output demo/map.mrc --report
+	$(BIN)/python examples/compare_with_truth.py demo/particles_truth.mrc demo/map.mrc demo/comparison.png
 	@echo
-	@echo "true map         demo/particles_truth.mrc"
-	@echo "map              demo/map.mrc   (halves demo/map_half1.mrc, demo/map_half2.mrc)"
-	@echo "FSC              demo/map_fsc.png, demo/map_fsc.star"
-	@echo "what was run     demo/map_manifest.json"
+	@echo "map                demo/map.mrc   (half maps demo/map_half1.mrc, demo/map_half2.mrc)"
+	@echo "truth              demo/particles_truth.mrc"
+	@echo "central sections   demo/comparison.png   (truth, map, FSC)"
+	@echo "half-map FSC       demo/map_fsc.png   (numbers in demo/map_fsc.star)"
+	@echo "report             demo/map_report.html"
+	@echo "what was run       demo/map_manifest.json"
 
 test: lint pytest  ## linters, types, import contracts, then all tests
 

@@ -14,8 +14,16 @@ import numpy as np
 import pytest
 
 from centralslice.cli import main
+from centralslice.data.images import StackPlan
+from centralslice.data.particles import Particles
 from centralslice.geometry.gaussians import GaussianPhantom, random_phantom
-from centralslice.jobs.simulate import SimulationOutputs, SimulationSettings, write_simulation
+from centralslice.jobs.simulate import (
+    SimulationOutputs,
+    SimulationSettings,
+    relion_tables,
+    simulated_particles,
+    write_simulation,
+)
 from centralslice.plugin.registry import shared_registry
 from centralslice_plugins.writers.mrc import MrcWriter
 from centralslice_plugins.writers.star import StarWriter
@@ -33,6 +41,14 @@ class Simulation:
     truth: np.ndarray
     phantom: GaussianPhantom
     settings: SimulationSettings
+
+    @property
+    def particles(self) -> Particles:
+        return simulated_particles(self.settings, self.table, self.stack)
+
+    @property
+    def images(self) -> np.ndarray:
+        return read_map(self.stack)
 
 
 @dataclass(frozen=True)
@@ -106,7 +122,7 @@ def simulate(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Simulati
         key = repr((settings, sym, id(phantom) if phantom else None))
         if key not in made:
             if phantom is None:
-                unit = random_phantom(12, (1.5 * PIXEL, 2.5 * PIXEL), 0.26 * size, 8)
+                unit = random_phantom(12, (1.5 * PIXEL, 2.5 * PIXEL), 0.18 * size, 8)
                 phantom = unit if sym is None else unit.symmetrised(shared_registry().symmetry(sym))
             folder = tmp_path_factory.mktemp("simulation")
             outputs = SimulationOutputs(
@@ -118,6 +134,26 @@ def simulate(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Simulati
         return made[key]
 
     return make
+
+
+@pytest.fixture
+def write_set(tmp_path: Path) -> Callable[..., Path]:
+    """Writes images and particles as a stack and a STAR file; ``change`` may alter the tables before."""
+    numbers = iter(range(1000))
+
+    def write(images: np.ndarray, particles: Particles, change: Callable[[Any], None] | None = None) -> Path:
+        folder = tmp_path / f"set{next(numbers)}"
+        folder.mkdir()
+        plan = StackPlan(len(images), images.shape[1:], particles.optics[0].pixel_size_angst)
+        with MrcWriter().create_stack(folder / "images.mrcs", plan) as sink:
+            sink.write(0, images.astype(np.float32))
+        tables = relion_tables(replace(particles, image_files=(folder / "images.mrcs",)))
+        if change is not None:
+            change(tables)
+        StarWriter().write_tables(folder / "particles.star", tables)
+        return folder / "particles.star"
+
+    return write
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import argparse
 import math
 import os
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -171,8 +172,10 @@ def run(arguments: argparse.Namespace) -> int:
 
     registry = open_registry()
     convention, note = resolve_shift_convention(settings, registry)
+    settings = replace(settings, shift_convention=convention)
     plan = plan_make3d(settings, registry, read_particles(settings, registry, convention))
-    lines = [*plan.lines(), *([f"note       {note}"] if note else [])]
+    plan = replace(plan, notes=(*plan.notes, note)) if note else plan
+    lines = plan.lines()
     if arguments.dry_run:
         print("\n".join(lines))
         return 0

@@ -17,7 +17,7 @@ from centralslice.abc.writer import VolumeOptions
 from centralslice.conventions import FloatArray, IntArray
 from centralslice.data.slices import Sums
 from centralslice.data.volume import Volume
-from centralslice.errors import ParameterError, SelectionError
+from centralslice.errors import FormatError, ParameterError, SelectionError
 from centralslice.fourier.prepare import GroupPreparation, prepare_group
 from centralslice.fourier.projection import slice_reader
 from centralslice.fourier.shells import ShellCorrelation, fourier_shell_correlation, soft_sphere
@@ -87,6 +87,7 @@ def run_make3d(plan: Make3dPlan, registry: Registry, command: str) -> Make3dResu
             )
         fsc = half_map_fsc(maps["half1"], maps["half2"], plan) if plan.has_halves else {}
         volumes = run.volumes(maps)
+        check_finite(volumes)
         with staged_outputs() as stage:
             run.write(volumes, fsc, stage)
             timings = {**run.timings, "compute": computed - started, "write": time.perf_counter() - computed}
@@ -220,30 +221,32 @@ class _Run:
     def _read_seed(self, settings: SeedSettings | None) -> Seed | None:
         if settings is None:
             return None
-        plan, size = self.plan, self._seed_size
-        volume = self._registry.reader_for(settings.path, "volume").read_volume(settings.path)
-        if volume.data.ndim != 3:
-            raise ParameterError(f"--seedmap: {settings.path} is not a map")
-        data = crop_or_pad(np.asarray(volume.data, plan.geometry.precision), (size,) * 3)
+        size = self._seed_size
+        data = crop_or_pad(self._read_map("--seedmap", settings.path), (size,) * 3)
         if settings.weight_map is None:
             return Seed(data, settings.weight)
-        weights = (
-            self._registry.reader_for(settings.weight_map, "volume").read_volume(settings.weight_map).data
-        )
+        weights = self._read_map("--seedweightmap", settings.weight_map)
         if weights.shape != (size, size, size // 2 + 1):
             raise ParameterError(
-                f"--seedweightmap: {settings.weight_map} has {'×'.join(map(str, reversed(weights.shape)))} voxels; "
-                f"expected {size // 2 + 1}×{size}×{size} as --savenorm writes for this run"
+                f"--seedweightmap: {settings.weight_map} has {'×'.join(map(str, reversed(weights.shape)))} "
+                f"voxels; expected {size // 2 + 1}×{size}×{size} as --savenorm writes for this run"
             )
+        if weights.min() < 0:
+            raise ParameterError(f"--seedweightmap: {settings.weight_map} has weights below 0")
         return Seed(data, weights * settings.weight)
 
     def _read_mask(self) -> FloatArray | None:
         path = self.plan.settings.iteration_mask
-        if path is None:
-            return None
-        return crop_or_pad(
-            self._registry.reader_for(path, "volume").read_volume(path).data, (self._seed_size,) * 3
-        )
+        return None if path is None else crop_or_pad(self._read_map("--itermask", path), (self._seed_size,) * 3)
+
+    def _read_map(self, option: str, path: Path) -> FloatArray:
+        """A map that an option names, of the run's precision."""
+        data = self._registry.reader_for(path, "volume").read_volume(path).data
+        if data.ndim != 3:
+            raise ParameterError(f"{option}: {path} is not a map but has {data.ndim} axes")
+        if not np.all(np.isfinite(data)):
+            raise FormatError(f"{option}: {path} has voxels that are not finite numbers")
+        return np.asarray(data, self.plan.geometry.precision)
 
     @property
     def _seed_size(self) -> int:
@@ -296,6 +299,22 @@ def _map_files(plan: Make3dPlan) -> dict[str, Path]:
     outputs = plan.outputs
     halves = {"half1": outputs.half1, "half2": outputs.half2}
     return {**{label: path for label, path in halves.items() if path is not None}, "merged": outputs.merged}
+
+
+def check_finite(volumes: dict[str, Volume]) -> None:
+    """Refuse to write a map with values that are not finite numbers.
+
+    Raises
+    ------
+    ParameterError
+        Naming the map.
+    """
+    for label, volume in volumes.items():
+        if not np.all(np.isfinite(volume.data)):
+            raise ParameterError(
+                f"the {label} map has values that are not finite numbers; leave out --postprocess or --setsf, "
+                "or take --precision float64"
+            )
 
 
 def prepare_groups(plan: Make3dPlan) -> tuple[GroupPreparation, ...]:

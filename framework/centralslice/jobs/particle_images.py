@@ -16,7 +16,7 @@ from centralslice.abc.processor import Processor
 from centralslice.conventions import BoolArray, FloatArray, IntArray
 from centralslice.data.images import ImageStack, StackHeader
 from centralslice.data.particles import Particles
-from centralslice.errors import FormatError
+from centralslice.errors import FormatError, ParameterError
 from centralslice.plugin.registry import Registry
 
 #: Open files at a time; stacks of one image each are common in old projects.
@@ -155,13 +155,32 @@ class ImageSource:
                 f"{self.particles.describe(bad)}: has pixels that are not finite numbers (particle "
                 f"{_row(self.particles, bad)} of {self.particles.source}); repair or remove it"
             )
+        if self.preprocessors:
+            images = self._preprocessed(rows, images)
+            blank |= np.ptp(images, axis=(1, 2)) == 0
+        return ImageChunk(rows, images, blank)
+
+    def _preprocessed(self, rows: IntArray, images: FloatArray) -> FloatArray:
+        """The images after every processor, their size and finiteness checked."""
         for processor in self.preprocessors:
             processed = [
                 processor.apply(image, float(self.pixel_sizes_angst[row]))
                 for row, image in zip(rows, images, strict=True)
             ]
+            if processed and processed[0].shape != images.shape[1:]:
+                raise ParameterError(
+                    f"--preprocess {processor.plugin_name}: changes the size of the images from "
+                    f"{images.shape[1:]} to {processed[0].shape}; use centralslice process before make3d"
+                )
             images = np.stack(processed)
-        return ImageChunk(rows, images, blank)
+            finite = np.isfinite(images).all(axis=(1, 2))
+            if not finite.all():
+                bad = int(rows[np.argmin(finite)])
+                raise ParameterError(
+                    f"--preprocess {processor.plugin_name}: made pixels that are not finite numbers of "
+                    f"{self.particles.describe(bad)} (particle {_row(self.particles, bad)} of {self.particles.source})"
+                )
+        return images
 
 
 @njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]

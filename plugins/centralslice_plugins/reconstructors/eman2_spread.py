@@ -98,7 +98,9 @@ def _insert(
     z_first, z_end = int(limits[2]), int(limits[3])
     row_stride = voxels.shape[2] * 4
     plane_stride = voxels.shape[1] * row_stride
-    gx, gy, gz = np.zeros(8, voxels.dtype), np.zeros(8, voxels.dtype), np.zeros(8, voxels.dtype)
+    lanes = 4 if taps <= 4 else 8  # as fourier.simd lays out the windows of x, y and z
+    windows = np.zeros(4 * lanes, voxels.dtype)
+    gx, gy, gz = windows[:lanes], windows[lanes : 2 * lanes], windows[2 * lanes : 3 * lanes]
     for row in rows:
         for y in range(-(size // 2), (size + 1) // 2):
             square = limits[0] * limits[0] - y * y
@@ -126,4 +128,4 @@ def _insert(
                 start = first_y * row_stride + first_x * 4
                 for tap in range(max(0, z_first - first_z), min(taps, z_end - first_z)):
                     at = (first_z + tap) * plane_stride + start
-                    add_to_plane(voxels, at, row_stride, gx, gy, gz[tap], sample, width)
+                    add_to_plane(voxels, at, row_stride, windows, tap, sample, width)
