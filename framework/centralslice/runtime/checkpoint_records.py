@@ -5,16 +5,22 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
 from centralslice.errors import CheckpointError
 
+#: What shards and indices say they are.
+FORMAT: Final = "centralslice-checkpoint"
+FORMAT_VERSION: Final = 1
 #: The rank under which the master's own shard is filed.
 MASTER: Final = -1
 #: Array kinds that may be stored: bool, integers, floats, complex.
 STORED_KINDS: Final = "biufc"
+#: Pieces that are written, checked and read at a time; a single row may be larger.
+PIECE_BYTES: Final = 32 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,12 +161,10 @@ def _array_record(plain: Any, size: int) -> ArrayRecord:
     if record.offset + record.nbytes > size:
         raise CheckpointError(f"array '{record.name}' would reach beyond its shard")
     if len(checksums) != math.ceil(_rows(shape) / piece_rows(shape, np.dtype(dtype))):
-        raise CheckpointError(f"array '{record.name}' has {len(checksums)} checksums, which is not one a piece")
+        raise CheckpointError(
+            f"array '{record.name}' has {len(checksums)} checksums, which is not one a piece"
+        )
     return record
-
-
-#: Pieces that are written, checked and read at a time; a single row may be larger.
-PIECE_BYTES: Final = 32 * 2**20
 
 
 def piece_rows(shape: tuple[int, ...], dtype: np.dtype[Any]) -> int:
@@ -189,3 +193,19 @@ def _naturals(values: list[Any]) -> list[int]:
     if not all(type(value) is int and value >= 0 for value in values):
         raise CheckpointError("a number that counts is negative or no integer")
     return values
+
+
+def plain_value(value: Any) -> Any:
+    """What JSON can hold in place of NumPy values and paths; for the ``default`` of ``json.dumps``."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} is not JSON-able")
+
+
+def rank_name(rank: int) -> str:
+    """``rank 3`` or ``master``."""
+    return "master" if rank == MASTER else f"rank {rank}"

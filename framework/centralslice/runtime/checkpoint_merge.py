@@ -1,0 +1,298 @@
+"""Adding the sums of separate jobs: particles that came later, or a job that was split by hand."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from centralslice.errors import CheckpointError, OutputExistsError, ParameterError
+from centralslice.runtime.checkpoint import MASTER, Checkpoint, CheckpointStore, RunState, Shard
+from centralslice.runtime.checkpoint_index import as_json, differences, name_differences
+from centralslice.runtime.checkpoint_shards import AnyArray
+
+#: Parts of a fingerprint in which jobs that are merged may, and must, differ.
+MAY_DIFFER = ("inputs", "selection")
+#: The word under which a merged fingerprint lists what the jobs had.
+MERGED = "merged"
+
+_Key: TypeAlias = tuple[str, str]
+_INT64 = np.iinfo(np.int64)
+
+
+@dataclass(frozen=True, slots=True)
+class MergeResult:
+    """What was merged.
+
+    Attributes
+    ----------
+    folder, epoch
+        The new checkpoint.
+    blocks
+        Label to the number of blocks in its sums.
+    notes
+        What the user should be told.
+    """
+
+    folder: Path
+    epoch: int
+    blocks: Mapping[str, int]
+    notes: tuple[str, ...]
+
+
+def merge_checkpoints(folders: Sequence[Path], output: Path) -> MergeResult:
+    """Add the sums of complete jobs into one checkpoint, which a run can finish.
+
+    Integer sums are added exactly: the result does not depend on the order of the folders. Where their quanta
+    differ, all are brought to the finest. Floats are added in the order of the folders. Blocks of the
+    n-th job get numbers after those of the jobs before.
+
+    Parameters
+    ----------
+    folders
+        Two or more checkpoint folders; of each the latest generation counts.
+    output
+        New checkpoint folder.
+
+    Raises
+    ------
+    CheckpointError
+        If one is damaged, not complete, of other options, geometry or stages, of the same particles as
+        another, or a sum does not fit into 64 bits.
+    OutputExistsError
+        If ``output`` has a checkpoint already.
+    ResourceError
+        If the disk is too small.
+    """
+    if len(folders) < 2:
+        raise ParameterError("checkpoint merge: expected two or more folders")
+    target = CheckpointStore(output)
+    if target.epochs():
+        raise OutputExistsError(f"{output}: has a checkpoint already; give another --output")
+    parts = [_complete(folder) for folder in folders]
+    for number, part in enumerate(parts):
+        for other in parts[:number]:
+            _check_alike(other, part)
+    quanta, notes = _common_quanta(parts)
+    state = RunState(
+        _merged_fingerprint([part.state.fingerprint for part in parts]),
+        {label: sum(part.state.stages[label] for part in parts) for label in parts[0].state.stages},
+        quanta,
+        {MERGED: [_origin(part) for part in parts]},
+    )
+    shard = Shard(_added(parts, quanta), _renumbered(parts), {}, _common_state(parts))
+    with target.lock():
+        target.make_room(shard.nbytes)
+        epoch = target.next_epoch()
+        target.commit(epoch, [target.write_shard(epoch, MASTER, shard)], state)
+    return MergeResult(output, epoch, state.stages, tuple(notes))
+
+
+def _complete(folder: Path) -> Checkpoint:
+    """The latest generation of a job that has done all its blocks."""
+    found = CheckpointStore(folder).latest(None)
+    if found is None:
+        raise CheckpointError(f"{folder}: no checkpoint there; keep those of a job with --keep-checkpoints")
+    done = {label: len(numbers) for label, numbers in found.blocks().items()}
+    if not found.state.stages or done != dict(found.state.stages):
+        unfinished = [
+            f"{label} {done[label]}/{found.state.stages.get(label, '?')} blocks"
+            for label in done
+            if done[label] != found.state.stages.get(label)
+        ]
+        raise CheckpointError(
+            f"{folder}: the job is not complete ({', '.join(unfinished) or 'no stages'}); finish it with --resume "
+            "--keep-checkpoints before merging"
+        )
+    return found
+
+
+def _check_alike(one: Checkpoint, other: Checkpoint) -> None:
+    differing = differences(one.state.fingerprint, other.state.fingerprint)
+    refused = {name: pair for name, pair in differing.items() if name.split(".")[0] not in MAY_DIFFER}
+    if refused:
+        names = name_differences(refused, f"in {one.folder}", f"in {other.folder}")
+        raise CheckpointError(f"cannot be merged, the jobs differ: {names}")
+    if not differing:
+        raise CheckpointError(
+            f"cannot be merged: {one.folder} and {other.folder} have the same inputs and selection, every "
+            "particle would count twice"
+        )
+    if list(one.state.stages) != list(other.state.stages):
+        raise CheckpointError(
+            f"cannot be merged: {one.folder} has the stages {', '.join(one.state.stages)}, "
+            f"{other.folder} has {', '.join(other.state.stages)}"
+        )
+    layouts = [{key: shape for key, (shape, _) in _layout(part).items()} for part in (one, other)]
+    if layouts[0] != layouts[1]:
+        raise CheckpointError(
+            f"cannot be merged: the sums of {one.folder} and {other.folder} differ in shape"
+        )
+
+
+def _layout(part: Checkpoint) -> dict[_Key, tuple[tuple[int, ...], np.dtype[Any]]]:
+    """Shape and type of the job's sums; all its shards must agree."""
+    found: dict[_Key, tuple[tuple[int, ...], np.dtype[Any]]] = {}
+    for shard in part.shards():
+        for label, group in shard.layout.items():
+            for name, kind in group.items():
+                if found.setdefault((label, name), kind)[0] != kind[0]:
+                    raise CheckpointError(f"{part.folder}: shards differ in the shape of {label}/{name}")
+    return dict(sorted(found.items()))
+
+
+def _common_quanta(parts: Sequence[Checkpoint]) -> tuple[dict[str, dict[str, float]], list[str]]:
+    """Per array the finest quantum, and notes where they differ."""
+    common: dict[str, dict[str, float]] = {}
+    notes = []
+    for label, name in _layout(parts[0]):
+        given = [part.state.quanta.get(label, {}).get(name) for part in parts]
+        known = [quantum for quantum in given if quantum is not None]
+        if not known:
+            continue
+        if len(known) < len(given) or not all(_is_power_of_two(quantum) for quantum in known):
+            raise CheckpointError(
+                f"cannot be merged: the quanta of {label}/{name} are {given}, powers of two expected"
+            )
+        common.setdefault(label, {})[name] = min(known)
+        if len(set(known)) > 1:
+            notes.append(f"{label}/{name}: quanta {sorted(set(known))}: all sums brought to {min(known)}")
+    return common, notes
+
+
+def _is_power_of_two(quantum: float) -> bool:
+    return math.isfinite(quantum) and quantum > 0 and math.frexp(quantum)[0] == 0.5
+
+
+def _added(
+    parts: Sequence[Checkpoint], quanta: Mapping[str, Mapping[str, float]]
+) -> dict[str, dict[str, AnyArray]]:
+    sums: dict[str, dict[str, AnyArray]] = {}
+    for (label, name), (shape, _) in _layout(parts[0]).items():
+        kinds = {_layout(part)[label, name][1] for part in parts}
+        quantum = quanta.get(label, {}).get(name)
+        sums.setdefault(label, {})[name] = _add_array(parts, (label, name), shape, (kinds, quantum))
+    return sums
+
+
+def _add_array(
+    parts: Sequence[Checkpoint],
+    key: _Key,
+    shape: tuple[int, ...],
+    how: tuple[set[np.dtype[Any]], float | None],
+) -> AnyArray:
+    kinds, quantum = how
+    exact = all(np.can_cast(kind, np.int64) and kind.kind in "iu" for kind in kinds)
+    if not exact and len(kinds) > 1:
+        raise CheckpointError(f"cannot be merged: {'/'.join(key)} has the types {sorted(map(str, kinds))}")
+    total: AnyArray = np.zeros(shape, np.int64 if exact else next(iter(kinds)))
+    for part in parts:
+        shift = 0
+        if quantum is not None:
+            shift = math.frexp(part.state.quanta[key[0]][key[1]])[1] - math.frexp(quantum)[1]
+        for where, values in _pieces(part, key):
+            if exact:
+                total[where] = _add_exactly(total[where], values.astype(np.int64), shift, key)
+            else:
+                total[where] += values
+    return _narrowed(total, kinds) if exact else total
+
+
+def _pieces(part: Checkpoint, key: _Key) -> Iterator[tuple[Any, AnyArray]]:
+    for shard in part.shards():
+        for piece in shard.pieces([key[0]]):
+            if piece.name == key[1]:
+                yield piece.where, piece.values
+
+
+def _add_exactly(
+    total: NDArray[np.int64], values: NDArray[np.int64], shift: int, key: _Key
+) -> NDArray[np.int64]:
+    """``total + values * 2**shift``, refused where it would wrap."""
+    scaled = values << min(shift, 63)
+    added: NDArray[np.int64] = total + scaled
+    lost = (scaled >> min(shift, 63)) != values
+    wrapped = ((total ^ added) & (scaled ^ added)) < 0
+    if np.any(lost | wrapped) or (shift > 63 and np.any(values)):
+        raise CheckpointError(
+            f"cannot be merged: the sum of {'/'.join(key)} does not fit into 64 bits at the finest quantum"
+        )
+    return added
+
+
+def _narrowed(total: NDArray[np.int64], kinds: set[np.dtype[Any]]) -> AnyArray:
+    """Back to the jobs' type, if they have one and the sums fit."""
+    kind = next(iter(kinds))
+    limits = np.iinfo(kind)
+    fits = total.size == 0 or (total.min() >= limits.min and total.max() <= limits.max)
+    return total.astype(kind, copy=False) if len(kinds) == 1 and fits else total
+
+
+def _renumbered(parts: Sequence[Checkpoint]) -> dict[str, NDArray[np.int64]]:
+    """All blocks, those of each job after those of the jobs before."""
+    first = dict.fromkeys(parts[0].state.stages, 0)
+    blocks: dict[str, list[NDArray[np.int64]]] = {label: [] for label in first}
+    for part in parts:
+        for label, numbers in part.blocks().items():
+            blocks[label].append(numbers.astype(np.int64) + first[label])
+            first[label] += part.state.stages[label]
+    return {label: np.concatenate(numbers) for label, numbers in blocks.items()}
+
+
+def _common_state(parts: Sequence[Checkpoint]) -> dict[str, AnyArray]:
+    """State arrays, which must be the same in all jobs: a reference that differs is of a later pass."""
+    states = [_state(part) for part in parts]
+    for part, state in zip(parts, states, strict=True):
+        for name in sorted({*states[0], *state}):
+            one, other = states[0].get(name), state.get(name)
+            if one is None or other is None or not _same_bits(one, other):
+                raise CheckpointError(
+                    f"cannot be merged: '{name}' of {part.folder} is not that of {parts[0].folder}; passes after "
+                    "the first depend on all particles and have to be run together"
+                )
+    return states[0]
+
+
+def _state(part: Checkpoint) -> dict[str, AnyArray]:
+    found: dict[str, AnyArray] = {}
+    for shard in part.shards():
+        found |= shard.state()
+    return found
+
+
+def _same_bits(one: AnyArray, other: AnyArray) -> bool:
+    return one.dtype == other.dtype and one.shape == other.shape and one.tobytes() == other.tobytes()
+
+
+def _merged_fingerprint(fingerprints: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The first one, with what each had in the parts that may differ; merges of merges are listed flat."""
+    merged = dict(as_json(fingerprints[0]))
+    for part in MAY_DIFFER:
+        if any(part in fingerprint for fingerprint in fingerprints):
+            merged[part] = {
+                MERGED: [item for fingerprint in fingerprints for item in _flat(fingerprint.get(part))]
+            }
+    return merged
+
+
+def _flat(part: Any) -> list[Any]:
+    if isinstance(part, dict) and list(part) == [MERGED] and isinstance(part[MERGED], list):
+        return part[MERGED]
+    return [part]
+
+
+def _origin(part: Checkpoint) -> dict[str, Any]:
+    return {
+        "folder": str(part.folder),
+        "epoch": part.epoch,
+        "created": part.created,
+        "stages": dict(part.state.stages),
+        "quanta": {label: dict(quanta) for label, quanta in part.state.quanta.items()},
+        "facts": dict(part.state.facts),
+        "shards": [{"rank": shard.rank, "facts": shard.facts()} for shard in part.shards()],
+    }
