@@ -1,1 +1,4 @@
-"""Runs under MPI: empty so far, for this version runs on the threads of one machine only."""
+"""Runs under MPI: recognising the launcher, the MPI communicator, job scripts.
+
+Nothing here imports mpi4py before a world of several ranks was recognised.
+"""

@@ -9,12 +9,11 @@ import pickle
 import queue
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any, NoReturn, Protocol
 
-import numpy as np
 from numpy.typing import NDArray
 
+from centralslice.data.slices import add_exactly
 from centralslice.errors import CentralsliceError
 
 MASTER = 0
@@ -24,6 +23,14 @@ PIECE_BYTES = 32 * 2**20
 
 class RankFailure(CentralsliceError):
     """Another rank failed; its message says which and why."""
+
+
+class AnnouncedFailure(RankFailure):
+    """The master's work failed and every rank was told; on the master, the error is the cause."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(f"the master failed with exit code {code}")
+        self.code = code
 
 
 class Communicator(Protocol):
@@ -94,14 +101,45 @@ class Serial:
         raise SystemExit(code)
 
 
-@dataclass
-class _World:
-    """What the ranks of an in-process world share."""
+#: Seconds between two looks of a waiting in-process rank at whether the others are still there.
+_LOOK_S = 0.2
 
-    size: int
-    inboxes: list[queue.Queue[tuple[int, bytes]]]
-    barrier: threading.Barrier
-    board: list[Any] = field(default_factory=list)
+
+class _World:
+    """What the ranks of an in-process world share.
+
+    ``meeting`` holds what each rank came to the barrier for; ranks that meet for different things, or one that has
+    ended, would wait for each other for ever.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.inboxes: list[queue.Queue[tuple[int, bytes]]] = [queue.Queue() for _ in range(size)]
+        self.meeting: list[str] = [""] * size
+        self.announced = b""
+        self.arrays: list[Any] = [None] * size
+        self.barrier = threading.Barrier(size, action=self._check)
+
+    def _check(self) -> None:
+        if len(set(self.meeting)) > 1:
+            raise RankFailure(f"the ranks met for different things: {', '.join(self.meeting)}")
+
+    def meet(self, rank: int, purpose: str) -> None:
+        """Wait for all ranks."""
+        self.meeting[rank] = purpose
+        try:
+            self.barrier.wait()
+        except threading.BrokenBarrierError:
+            raise RankFailure("another rank failed") from None
+
+    def left(self, rank: int) -> bool:
+        """Whether nobody can send to this rank any more."""
+        others = [purpose for other, purpose in enumerate(self.meeting) if other != rank]
+        return self.barrier.broken or all(purpose == _ENDED for purpose in others)
+
+
+#: What a rank that has returned came to the barrier for.
+_ENDED = "end"
 
 
 class InProcess:
@@ -115,50 +153,51 @@ class InProcess:
         self._world.inboxes[to].put((self.rank, pickle.dumps(message)))
 
     def receive(self) -> tuple[int, Any]:
-        """Take the next message; RankFailure if the world broke meanwhile."""
+        """Take the next message; RankFailure if there can be none any more."""
+        inbox = self._world.inboxes[self.rank]
         while True:
+            left = self._world.left(self.rank)  # before the look: what was sent before leaving is found
             try:
-                source, message = self._world.inboxes[self.rank].get(timeout=0.2)
+                source, message = inbox.get(timeout=0 if left else _LOOK_S)
             except queue.Empty:
-                if self._world.barrier.broken:
-                    raise RankFailure("another rank failed") from None
+                if left:
+                    raise RankFailure("another rank failed or ended while its message was awaited") from None
                 continue
             return source, pickle.loads(message)  # noqa: S301 - our own message from this process
 
     def waiting(self) -> bool:
-        """Whether the inbox holds a message."""
+        """Whether the inbox holds a message; RankFailure if another rank failed."""
+        if self._world.barrier.broken:
+            raise RankFailure("another rank failed")
         return not self._world.inboxes[self.rank].empty()
 
     def broadcast(self, value: Any) -> Any:
         """The master's value, pickled once."""
-        self._meet()
+        self._world.meet(self.rank, "broadcast")
         if self.rank == MASTER:
-            self._world.board[0] = pickle.dumps(value)
-        self._meet()
-        return value if self.rank == MASTER else pickle.loads(self._world.board[0])  # noqa: S301 - as above
+            self._world.announced = pickle.dumps(value)
+        self._world.meet(self.rank, "broadcast")
+        # nobody can come to the next broadcast's first meeting before this was read
+        return value if self.rank == MASTER else pickle.loads(self._world.announced)  # noqa: S301 - as above
 
     def sum_to_master(self, array: NDArray[Any]) -> NDArray[Any] | None:
         """Piecewise sums in the order of the ranks."""
-        self._world.board[self.rank] = array
-        self._meet()
+        arrays = self._world.arrays
+        arrays[self.rank] = array
+        self._world.meet(self.rank, "sum")
         total = None
         if self.rank == MASTER:
             total = array
             for other in range(1, self.size):
-                total = add_exactly(total, self._world.board[other])
-        self._meet()
+                total = add_exactly(total, arrays[other])
+        self._world.meet(self.rank, "sum")
+        arrays[self.rank] = None
         return total
 
     def abort(self, code: int) -> NoReturn:
         """Break the world: every rank that waits gets RankFailure."""
         self._world.barrier.abort()
         raise SystemExit(code)
-
-    def _meet(self) -> None:
-        try:
-            self._world.barrier.wait()
-        except threading.BrokenBarrierError:
-            raise RankFailure("another rank failed") from None
 
 
 def run_in_process(size: int, work: Callable[[Communicator], Any]) -> list[Any]:
@@ -169,13 +208,14 @@ def run_in_process(size: int, work: Callable[[Communicator], Any]) -> list[Any]:
     BaseException
         The first error of any rank, when all have ended.
     """
-    world = _World(size, [queue.Queue() for _ in range(size)], threading.Barrier(size), [None] * size)
+    world = _World(size)
     results: list[Any] = [None] * size
     errors: list[BaseException] = []
 
     def rank_work(rank: int) -> None:
         try:
             results[rank] = work(InProcess(rank, world))
+            world.meet(rank, _ENDED)
         except BaseException as error:
             errors.append(error)
             world.barrier.abort()
@@ -185,26 +225,8 @@ def run_in_process(size: int, work: Callable[[Communicator], Any]) -> list[Any]:
         thread.start()
     for thread in threads:
         thread.join()
-    causes = [error for error in errors if not isinstance(error, RankFailure)] or errors
+    told = [error.__cause__ for error in errors if isinstance(error, AnnouncedFailure) and error.__cause__]
+    causes = [*told, *(error for error in errors if not isinstance(error, RankFailure)), *errors]
     if causes:
         raise causes[0]
     return results
-
-
-def add_exactly(total: NDArray[Any], part: NDArray[Any]) -> NDArray[Any]:
-    """``total + part``, in place where it fits; int32 sums that would overflow come back as int64."""
-    if total.dtype != np.int32:
-        total += part
-        return total
-    flat, other = total.reshape(-1), part.reshape(-1)
-    piece = PIECE_BYTES // 8
-    for start in range(0, len(flat), piece):
-        here = slice(start, start + piece)
-        summed = flat[here].astype(np.int64) + other[here]
-        if summed.size and max(-int(summed.min()), int(summed.max())) > np.iinfo(np.int32).max:
-            wide = total.astype(np.int64)
-            # pieces before this one hold the part already
-            wide.reshape(-1)[start:] += other[start:]
-            return wide
-        flat[here] = summed
-    return total

@@ -1,0 +1,166 @@
+"""Which ranks this process belongs to: none but itself, or those a launcher such as mpiexec started.
+
+The framework knows no MPI. The runner is a module that is named here and imported on demand; it recognises
+the launcher from the environment, before MPI starts.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol, TypeVar, cast
+
+from centralslice.errors import EXIT_DONE, EXIT_UNEXPECTED, ParameterError, exit_code
+from centralslice.runtime.communicator import MASTER, AnnouncedFailure, Communicator, Serial
+
+#: The shipped runner: a module with what :class:`Runner` asks for.
+RUNNER = "centralslice_mpi.launch"
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class LaunchedWorld:
+    """What the environment says of the ranks that were started together.
+
+    Attributes
+    ----------
+    size
+        Number of ranks; None where the launcher does not say.
+    rank
+        This process's rank; None where the launcher does not say.
+    launcher
+        Who started them, in words: ``Open MPI's mpirun``.
+    family
+        MPI libraries that can join this world, ``mpich`` or ``openmpi``; None: cannot be told.
+    """
+
+    size: int | None
+    rank: int | None
+    launcher: str
+    family: str | None
+
+
+class Runner(Protocol):
+    """What a module that runs ranks offers."""
+
+    def world_from_environment(self) -> LaunchedWorld | None:
+        """The world this process was started in, or None; MPI is not started."""
+
+    def open_communicator(self) -> Communicator:
+        """Start MPI, once a process."""
+
+    def guarded(self, main: Callable[[Communicator], int]) -> int:
+        """Run ``main`` on this rank; whatever goes wrong anywhere ends all ranks."""
+
+
+def shared_runner() -> Runner:
+    """The runner's module."""
+    return cast(Runner, importlib.import_module(RUNNER))
+
+
+def launched_world() -> LaunchedWorld | None:
+    """The world of several ranks that this process was started in, else None."""
+    world = shared_runner().world_from_environment()
+    return None if world is None or world.size == 1 else world
+
+
+def open_world(parallel: str | None = None) -> Communicator:
+    """The communicator of this process.
+
+    Parameters
+    ----------
+    parallel
+        The user's ``--parallel``: None, ``thread:N``, ``mpi`` or ``mpi:N``.
+
+    Raises
+    ------
+    ParameterError
+        If the text has another form, or asks for ranks that nobody started, or for another number.
+    """
+    asked = ranks_asked(parallel)
+    world = launched_world()
+    if world is None:
+        if asked.mpi and asked.ranks != 1:
+            number = "N" if asked.ranks is None else str(asked.ranks)
+            raise ParameterError(
+                f"--parallel {parallel}: this process was not started as one of several ranks; "
+                f"type: mpirun -n {number} centralslice …"
+            )
+        return Serial()
+    if asked.threads is not None:
+        raise ParameterError(
+            f"--parallel {parallel}: {world.launcher} started {world.size or 'several'} ranks; "
+            f"for threads of each rank give --threads {asked.threads}"
+        )
+    if asked.ranks is not None and world.size is not None and asked.ranks != world.size:
+        raise ParameterError(
+            f"--parallel {parallel}: {world.launcher} started {world.size} ranks; start {asked.ranks} or leave out :{asked.ranks}"
+        )
+    return shared_runner().open_communicator()
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A parsed ``--parallel``: MPI or not, ranks and threads where a number was given."""
+
+    mpi: bool = False
+    ranks: int | None = None
+    threads: int | None = None
+
+
+def ranks_asked(parallel: str | None) -> Asked:
+    """Parse ``--parallel``.
+
+    Raises
+    ------
+    ParameterError
+        Unless it is ``mpi``, ``mpi:N`` or ``thread:N`` with N from 1.
+    """
+    if parallel is None:
+        return Asked()
+    scheme, colon, number = parallel.partition(":")
+    count = int(number) if number.isascii() and number.isdigit() else 0
+    if scheme == "mpi" and (count or not colon):
+        return Asked(mpi=True, ranks=count or None)
+    if scheme == "thread" and count:
+        return Asked(threads=count)
+    raise ParameterError(f"--parallel: expected mpi, mpi:N or thread:N with N from 1, got '{parallel}'")
+
+
+def on_master(communicator: Communicator, work: Callable[[], T]) -> T:
+    """``work()`` done by the master alone, its value on every rank; collective.
+
+    An error of the master is broadcast, so that all ranks end together and it is told once.
+
+    Raises
+    ------
+    AnnouncedFailure
+        On every rank, if the master's work raised; there it is the cause.
+    BaseException
+        With a single rank, what the work raised.
+    """
+    if communicator.size == 1:
+        return work()
+    if communicator.rank != MASTER:
+        code, value = communicator.broadcast(None)
+        if code is not None:
+            raise AnnouncedFailure(code)
+        return cast(T, value)
+    try:
+        value = work()
+    except (Exception, SystemExit, KeyboardInterrupt) as error:
+        code = _code_of(error)
+        communicator.broadcast((code, None))
+        raise AnnouncedFailure(code) from error
+    communicator.broadcast((None, value))
+    return value
+
+
+def _code_of(error: BaseException) -> int:
+    if isinstance(error, SystemExit):  # argparse's --help ends with 0
+        if error.code is None:
+            return EXIT_DONE
+        return error.code if isinstance(error.code, int) else EXIT_UNEXPECTED
+    return exit_code(error)
