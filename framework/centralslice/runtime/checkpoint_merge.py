@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -118,10 +119,10 @@ def _check_alike(one: Checkpoint, other: Checkpoint) -> None:
     if refused:
         names = name_differences(refused, f"in {one.folder}", f"in {other.folder}")
         raise CheckpointError(f"cannot be merged, the jobs differ: {names}")
-    if not differing:
+    if _particles(one) & _particles(other):
         raise CheckpointError(
-            f"cannot be merged: {one.folder} and {other.folder} have the same inputs and selection, every "
-            "particle would count twice"
+            f"cannot be merged: {one.folder} and {other.folder} share inputs and selection, "
+            "their particles would count twice"
         )
     if list(one.state.stages) != list(other.state.stages):
         raise CheckpointError(
@@ -273,17 +274,20 @@ def _merged_fingerprint(fingerprints: Sequence[Mapping[str, Any]]) -> dict[str, 
     """The first one, with what each had in the parts that may differ; merges of merges are listed flat."""
     merged = dict(as_json(fingerprints[0]))
     for part in MAY_DIFFER:
-        if any(part in fingerprint for fingerprint in fingerprints):
-            merged[part] = {
-                MERGED: [item for fingerprint in fingerprints for item in _flat(fingerprint.get(part))]
-            }
+        merged[part] = {MERGED: [item for each in fingerprints for item in _flat(each.get(part))]}
     return merged
 
 
 def _flat(part: Any) -> list[Any]:
-    if isinstance(part, dict) and list(part) == [MERGED] and isinstance(part[MERGED], list):
-        return part[MERGED]
+    if isinstance(part, dict) and list(part) == [MERGED]:
+        return list(part[MERGED])
     return [part]
+
+
+def _particles(found: Checkpoint) -> set[str]:
+    """Which particles are in the sums: one text for each job that was merged into them."""
+    columns = [_flat(found.state.fingerprint.get(part)) for part in MAY_DIFFER]
+    return {json.dumps(row, sort_keys=True) for row in zip(*columns, strict=True)}
 
 
 def _origin(part: Checkpoint) -> dict[str, Any]:

@@ -137,7 +137,7 @@ def _lay_out(
     with h5py.File(image, "w") as file:
         file.attrs.update({"format": FORMAT, "version": FORMAT_VERSION, **numbers})
         for path, array in arrays.items():
-            group = file.require_group("/".join(("", *path[:-1])))
+            group = file.require_group(f"/{'/'.join(path[:-1])}")
             kind, space = h5py.h5t.py_create(array.dtype, logical=True), h5py.h5s.create_simple(array.shape)
             if not array.shape:
                 space = h5py.h5s.create(h5py.h5s.SCALAR)
