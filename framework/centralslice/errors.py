@@ -20,6 +20,8 @@ EXIT_DONE = 0
 EXIT_UNEXPECTED = 1
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
+#: Stopped by a signal after a checkpoint: run again with --resume (sysexits' EX_TEMPFAIL).
+EXIT_REQUEUE = 75
 
 
 class CentralsliceError(Exception):

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
 import shlex
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from centralslice import __version__
 from centralslice.cli.options import Subparsers, open_registry
-from centralslice.errors import ParameterError
+from centralslice.errors import EXIT_INTERRUPTED, EXIT_REQUEUE, ParameterError
 
 if TYPE_CHECKING:
-    from centralslice.jobs.make3d_settings import Make3dSettings
+    from centralslice.jobs.make3d_plan import Make3dPlan
+    from centralslice.jobs.make3d_result import Make3dResult
+    from centralslice.jobs.make3d_settings import Make3dSettings, SeedSettings
+    from centralslice.jobs.selection import SelectionRules
+    from centralslice.plugin.registry import Registry
+    from centralslice.runtime.communicator import Communicator
 
 SUMMARY = "oriented particle images in, 3D map out"
 
@@ -149,7 +154,17 @@ def _add_running(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("running")
     add = group.add_argument
     add("--threads", type=int, metavar="N", help="threads [all cores this process may use]")
-    add("--parallel", metavar="HOW", help="thread:N, the same as --threads N")
+    add("--parallel", metavar="HOW", help="mpi[:N] inside mpirun -n N, or thread:N, the same as --threads N")
+    add("--sums", choices=("exact", "fast"), default="exact",
+        help="exact: the same bits on any number of ranks and threads, interrupted or not [exact]")  # fmt: skip
+    add("--checkpoint-every", metavar="TIME", default="10m",
+        help="write a checkpoint this often (90s, 10m, 2h; 0: never), and on USR1, TERM and Ctrl-C [10m]")  # fmt: skip
+    add("--resume", nargs="?", const="yes", default="no", choices=("yes", "auto", "no"),
+        help="continue from the checkpoint; auto: from the previous one if the last is damaged, or from nothing")  # fmt: skip
+    add("--keep-checkpoints", action="store_true", help="keep the checkpoint folder after the run")
+    add("--master-works", action=argparse.BooleanOptionalAction, default=True,
+        help="whether rank 0 works on particles too [yes]")  # fmt: skip
+    add("--log-json", action="store_true", help="progress as JSON lines on stderr")
     add("--dry-run", action="store_true", help="print the plan (particles, memory, outputs) and stop")
     add("--verbose", "-v", type=int, nargs="?", const=2, default=1, metavar="N",
         help="0 errors only, 1 result and progress, 2 the plan too [1]")  # fmt: skip
@@ -164,44 +179,61 @@ def _add_running(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Plan, and unless it is a dry run, compute."""
-    settings = settings_from(arguments)
-    from centralslice.jobs.make3d_plan import plan_make3d, read_particles
-    from centralslice.jobs.shift_convention import resolve_shift_convention
+    """Plan, and unless it is a dry run, compute; on every rank of the world this process belongs to."""
+    from centralslice.runtime.world import run_in_world
+
+    return run_in_world(arguments.parallel, lambda communicator: _run(arguments, communicator))
+
+
+def _run(arguments: argparse.Namespace, communicator: Communicator) -> int:
+    from centralslice.jobs.make3d import Launch, StoppedRun, run_make3d
     from centralslice.runtime.compilation import announce_compilation
+    from centralslice.runtime.world import on_master
 
     registry = open_registry()
-    convention, note = resolve_shift_convention(settings, registry)
-    settings = replace(settings, shift_convention=convention)
-    plan = plan_make3d(settings, registry, read_particles(settings, registry, convention))
-    plan = replace(plan, notes=(*plan.notes, note)) if note else plan
+    plan = on_master(communicator, lambda: _plan(arguments, registry, communicator.size))
     lines = plan.lines()
-    if arguments.dry_run:
+    master = communicator.rank == 0
+    if master and (arguments.dry_run or arguments.verbose >= 2):
         print("\n".join(lines))
-        return 0
-    if arguments.verbose >= 2:
-        print("\n".join(lines))
-    elif arguments.verbose >= 1:
+    elif master and arguments.verbose >= 1:
         print("\n".join(line for line in lines if line.startswith("note")))
-    from centralslice.jobs.make3d import run_make3d
-
-    announce_compilation(quiet=settings.quiet)
-    result = run_make3d(plan, registry, shlex.join(["centralslice", *arguments.command_line]))
-    if arguments.verbose >= 1:
+    if arguments.dry_run:
+        return 0
+    announce_compilation(quiet=plan.settings.quiet or not master)
+    command = shlex.join(["centralslice", *arguments.command_line])
+    try:
+        result = run_make3d(plan, registry, Launch(command, communicator))
+    except StoppedRun as stopped:
+        name = stopped.args[0]
+        if master:
+            print(f"centralslice: stopped by {name}; a checkpoint was written, --resume continues", file=sys.stderr)
+        return EXIT_INTERRUPTED if name == "SIGINT" else EXIT_REQUEUE
+    if result is not None and arguments.verbose >= 1:
         print("\n".join(_report(plan, result)))
     return 0
 
 
-def _report(plan: object, result: object) -> list[str]:
-    from centralslice.jobs.make3d import Make3dResult
-    from centralslice.jobs.make3d_plan import Make3dPlan
+def _plan(arguments: argparse.Namespace, registry: Registry, ranks: int) -> Make3dPlan:
+    """The plan, made by the master alone."""
+    from centralslice.jobs.make3d_plan import plan_make3d, read_particles
+    from centralslice.jobs.shift_convention import resolve_shift_convention
 
-    assert isinstance(plan, Make3dPlan) and isinstance(result, Make3dResult)  # noqa: S101 - for the type checker
+    settings = settings_from(arguments)
+    convention, note = resolve_shift_convention(settings, registry)
+    settings = replace(settings, shift_convention=convention)
+    plan = plan_make3d(settings, registry, read_particles(settings, registry, convention))
+    return replace(plan, notes=(*plan.notes, note)) if note else plan
+
+
+def _report(plan: Make3dPlan, result: Make3dResult) -> list[str]:
     blank = result.blank_rows
     lines = []
     if len(blank):
         shown = ", ".join(str(row + 1) for row in blank[:10]) + (", …" if len(blank) > 10 else "")
         lines.append(f"skipped    {len(blank)} images of zero variance: particles {shown}")
+    if result.resumed_particles:
+        lines.append(f"resumed    {result.resumed_particles:,} particles taken over from the checkpoint")
     for name, curve in result.fsc.items():
         lines.append(
             f"resolution {curve.resolution(0.143):.2f} Å (half-map FSC 0.143, {name}), {curve.resolution(0.5):.2f} Å (0.5)"
@@ -234,7 +266,9 @@ def settings_from(arguments: argparse.Namespace) -> Make3dSettings:
         seed=_seed(given), iteration_mask=given.itermask, preprocess=tuple(given.preprocess), setsf=given.setsf,
         postprocess=tuple(given.postprocess), radial_correction=not given.noradcor, save_norm=given.savenorm,
         compress_bits=given.compressbits, report=given.report, float16=given.float16, precision=given.precision,
-        compat_eman2=given.compat is not None, threads=_threads(given), force=given.force, quiet=given.verbose < 1,
+        compat_eman2=given.compat is not None, sums=given.sums, checkpoint_every_s=_seconds(given.checkpoint_every), resume=given.resume,
+        keep_checkpoints=given.keep_checkpoints, master_works=given.master_works, log_json=given.log_json,
+        threads=_threads(given), force=given.force, quiet=given.verbose < 1,
     )  # fmt: skip
 
 
@@ -263,7 +297,7 @@ def _check(given: argparse.Namespace) -> None:
         raise ParameterError(f"--compressbits: expected at most 16, got {given.compressbits}")
 
 
-def _selection(given: argparse.Namespace) -> SelectionRulesType:
+def _selection(given: argparse.Namespace) -> SelectionRules:
     from centralslice.jobs.selection import SelectionRules
 
     return SelectionRules(
@@ -278,7 +312,7 @@ def _selection(given: argparse.Namespace) -> SelectionRulesType:
     )
 
 
-def _seed(given: argparse.Namespace) -> SeedSettingsType | None:
+def _seed(given: argparse.Namespace) -> SeedSettings | None:
     from centralslice.jobs.make3d_settings import SeedSettings
 
     if given.seedmap is None:
@@ -288,23 +322,29 @@ def _seed(given: argparse.Namespace) -> SeedSettingsType | None:
 
 
 def _threads(given: argparse.Namespace) -> int:
-    count = given.threads
-    if given.parallel is not None:
-        scheme, _, number = given.parallel.partition(":")
-        if scheme != "thread" or not number.isdigit():
-            raise ParameterError(
-                f"--parallel: expected thread:N, got '{given.parallel}'; MPI is not part of this version yet"
-            )
-        if count is not None and count != int(number):
-            raise ParameterError("--parallel and --threads give different numbers of threads; give one")
-        count = int(number)
+    from centralslice.runtime.threads import available_cores
+    from centralslice.runtime.world import ranks_asked
+
+    count, asked = given.threads, ranks_asked(given.parallel).threads
+    if count is not None and asked is not None and count != asked:
+        raise ParameterError("--parallel and --threads give different numbers of threads; give one")
+    count = asked if count is None else count
     if count is None:
-        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return available_cores()
     if count < 1:
         raise ParameterError(f"--threads: expected 1 or more, got {count}")
     return int(count)
 
 
-if TYPE_CHECKING:
-    from centralslice.jobs.make3d_settings import SeedSettings as SeedSettingsType
-    from centralslice.jobs.selection import SelectionRules as SelectionRulesType
+def _seconds(text: str) -> float:
+    """``90s``, ``10m``, ``2h`` or plain seconds."""
+    units = {"s": 1.0, "m": 60.0, "h": 3600.0}
+    number, unit = (text[:-1], units[text[-1]]) if text[-1:] in units else (text, 1.0)
+    try:
+        seconds = float(number) * unit
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < 1e9:
+        raise ParameterError(f"--checkpoint-every: expected a time such as 90s, 10m or 2h, or 0, got '{text}'")
+    return seconds
+

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from centralslice.conventions import ComplexArray, FloatArray, IntArray
 
@@ -95,11 +97,35 @@ class Sums:
         return self.arrays[name]
 
     def add(self, other: Sums) -> None:
-        """Add another part of the same reconstruction, in place."""
+        """Add another part of the same reconstruction; integers that would overflow become wider."""
         for name, array in self.arrays.items():
-            array += other.arrays[name]
+            self.arrays[name] = add_exactly(array, other.arrays[name])
 
     @property
     def nbytes(self) -> int:
         """Memory of all arrays in bytes."""
         return sum(array.nbytes for array in self.arrays.values())
+
+
+#: Integer sums are added in pieces of this many numbers.
+PIECE_NUMBERS = 4 * 2**20
+
+
+def add_exactly(total: NDArray[Any], part: NDArray[Any]) -> NDArray[Any]:
+    """``total + part``, in place where it fits; int32 sums that would overflow come back as int64."""
+    if not total.flags.c_contiguous:
+        total = np.ascontiguousarray(total)  # flat pieces of another layout would be copies
+    if total.dtype != np.int32:
+        total += part
+        return total
+    flat, other = total.reshape(-1), part.reshape(-1)
+    for start in range(0, len(flat), PIECE_NUMBERS):
+        here = slice(start, start + PIECE_NUMBERS)
+        summed = flat[here].astype(np.int64) + other[here]
+        if summed.size and max(-int(summed.min()), int(summed.max())) > np.iinfo(np.int32).max:
+            wide = total.astype(np.int64)
+            # pieces before this one hold the part already
+            wide.reshape(-1)[start:] += other[start:]
+            return wide
+        flat[here] = summed
+    return total

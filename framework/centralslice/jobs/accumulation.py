@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-
-import numpy as np
 
 from centralslice.abc.reconstructor import PassContext, Reconstructor
 from centralslice.conventions import IntArray
 from centralslice.data.slices import SliceBatch, Sums
-from centralslice.jobs.particle_images import ImageChunk, ImageSource
+from centralslice.jobs.particle_images import ImageChunk, ReadAhead
 from centralslice.jobs.slice_batches import BatchMaker
+from centralslice.runtime.exact_sums import RankSums
 
 #: Memory of the planes that one task works on: they should stay in the processor's cache.
 SLAB_BYTES = 5 * 2**20
@@ -21,32 +19,43 @@ SLAB_PLANES = 8
 
 @dataclass(frozen=True, slots=True)
 class Accumulation:
-    """What inserting needs, the same for all blocks."""
+    """What inserting needs, the same for all blocks of a rank."""
 
-    source: ImageSource
+    images: ReadAhead
     batches: BatchMaker
     reconstructor: Reconstructor
-    block_images: int
-    block_done: Callable[[int], None]
+    piece_images: int
 
-    def add(self, rows: IntArray, sums: Sums, context: PassContext) -> IntArray:
-        """Insert these particles in order.
+    def add(self, rows: IntArray, sums: RankSums, context: PassContext) -> list[int]:
+        """Insert the particles of a block in order, piece by piece as memory allows.
 
         Returns
         -------
-            Rows of images of zero variance, which were not inserted.
+            Rows (of the run's particles) of images of zero variance, which were not inserted.
         """
-        blank = [np.empty(0, np.int64)]
-        for chunk in self.source.chunks(rows, self.block_images):
+        blank: list[int] = []
+        pieces = self.pieces(rows)
+        for number, piece in enumerate(pieces):
+            chunk = self.images.take(piece)
+            if number + 1 < len(pieces):
+                self.images.start(pieces[number + 1])
             self._insert(chunk, sums, context)
-            blank.append(chunk.rows[chunk.blank])
-            self.block_done(len(chunk.rows))
-        return np.concatenate(blank)
+            blank += chunk.rows[chunk.blank].tolist()
+        sums.end_block()
+        return blank
 
-    def _insert(self, chunk: ImageChunk, sums: Sums, context: PassContext) -> None:
-        """Insert a chunk; a function of its own, so that its batches are gone before the next is prepared."""
+    def read_ahead(self, rows: IntArray) -> None:
+        """Start reading the first piece of a block."""
+        self.images.start(self.pieces(rows)[0])
+
+    def pieces(self, rows: IntArray) -> list[IntArray]:
+        """A block's rows as they are read and prepared at a time."""
+        return [rows[start : start + self.piece_images] for start in range(0, len(rows), self.piece_images)]
+
+    def _insert(self, chunk: ImageChunk, sums: RankSums, context: PassContext) -> None:
+        """Insert a piece; a function of its own, so that its batches are gone before the next is prepared."""
         for batch in self.batches.batches(chunk, context.parallel):
-            insert_threaded(self.reconstructor, batch, sums, context)
+            insert_threaded(self.reconstructor, batch, sums.before(batch, context), context)
 
 
 def insert_threaded(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -26,9 +27,14 @@ from centralslice.jobs.particle_images import StackPool, check_stacks
 from centralslice.jobs.selection import Selection, select
 from centralslice.jobs.slice_batches import CopyRules
 from centralslice.plugin.registry import Registry
+from centralslice.runtime.exact_sums import SumsKind, choose_kind, integer_geometry, scheme_bytes
 
 #: Bytes of samples that are prepared at a time; a block is as many images, whatever the machine.
 BATCH_BYTES = 128 * 2**20
+#: A piece of images goes through all of the sums: it should be at least one image for this much of them.
+SUMS_BYTES_PER_IMAGE = 4 * 2**20
+#: Blocks that a run is cut into if they are large enough.
+WANTED_BLOCKS = 256
 #: The interpreter and its libraries, as measured after import.
 BASE_BYTES = 220 * 2**20
 
@@ -57,8 +63,12 @@ class Make3dPlan:
         Of the maps.
     outputs
         The files.
+    sums_kind
+        How sums are kept.
     block_images
-        Images in a block.
+        Images in a block, the unit that ranks share out.
+    piece_images
+        Images that a rank holds at a time.
     source_count
         Rows of the metadata file.
     notes
@@ -81,7 +91,9 @@ class Make3dPlan:
     postprocessors: tuple[Processor, ...]
     writer: Writer
     outputs: Outputs
+    sums_kind: SumsKind
     block_images: int
+    piece_images: int
     source_count: int
     notes: tuple[str, ...]
 
@@ -95,10 +107,10 @@ class Make3dPlan:
         """Largest memory of the process, worked out: sums, finish or blocks, interpreter."""
         size, image = self.slice_size, self.geometry.image_size
         itemsize = self.geometry.precision.itemsize
-        block = self.block_images * (4 * itemsize * size * (size // 2 + 1) + 2 * 4 * image * image)
+        block = self.piece_images * (4 * itemsize * size * (size // 2 + 1) + 2 * 4 * image * image)
         kept_maps = itemsize * image**3 if self.has_halves else 0
         sets = 2 if self.has_halves else 1
-        return BASE_BYTES + sets * self.sums.nbytes + kept_maps + max(block, self.sums.finish_bytes)
+        return BASE_BYTES + sets * scheme_bytes(self.sums_kind, self.sums) + kept_maps + max(block, self.sums.finish_bytes)
 
     def lines(self) -> list[str]:
         """What ``--dry-run`` prints."""
@@ -116,6 +128,7 @@ class Make3dPlan:
             f"map        {'×'.join(map(str, reversed(self.output_shape)))} voxels of {geometry.voxel_size_angst:g} Å",
             f"memory     {self.memory_bytes / 1e9:.2f} GB "
             f"(sums {self.sums.nbytes / 1e9:.2f} GB each, finish {self.sums.finish_bytes / 1e9:.2f} GB)",
+            f"sums       {self.sums_kind}; blocks of {self.block_images} images",
             f"threads    {settings.threads}",
             *(f"note       {note}" for note in self.notes),
             *(f"output     {path}" for path in self.outputs.all()),
@@ -182,14 +195,18 @@ def plan_make3d(settings: Make3dSettings, registry: Registry, particles: Particl
     )
     modes, ctf_notes = choose_ctf_modes(particles, settings)
     copies, grid_symmetry = plan_copies(symmetry, reconstructor, settings)
-    itemsize = geometry.precision.itemsize
+    kind = choose_kind(reconstructor, settings.sums == "exact")
+    geometry = integer_geometry(geometry, kind)
+    sums = reconstructor.plan(geometry)
+    slice_bytes = 4 * geometry.precision.itemsize * slice_size * (slice_size // 2 + 1)
+    piece = max(1, min(1024, BATCH_BYTES // slice_bytes))
     plan = Make3dPlan(
         settings=settings,
         particles=particles,
         selection=selection,
         geometry=geometry,
         reconstructor=reconstructor,
-        sums=reconstructor.plan(geometry),
+        sums=sums,
         slice_size=slice_size,
         output_shape=output_shape(settings.outsize, image_size),
         ctf_modes=modes,
@@ -200,12 +217,25 @@ def plan_make3d(settings: Make3dSettings, registry: Registry, particles: Particl
         postprocessors=postprocessors,
         writer=writer,
         outputs=outputs,
-        block_images=max(1, min(1024, BATCH_BYTES // (4 * itemsize * slice_size * (slice_size // 2 + 1)))),
+        sums_kind=kind,
+        block_images=_block_images(len(particles), piece, sums.nbytes, kind),
+        piece_images=piece,
         source_count=source_count,
         notes=(*particles.notes, *notes, *ctf_notes),
     )
     _check_memory(plan.memory_bytes)
     return plan
+
+
+def _block_images(count: int, piece: int, sums_bytes: int, kind: SumsKind) -> int:
+    """Images in a block: enough blocks for many ranks, but each large enough to be worth going through the sums.
+
+    A function of the inputs and options alone, never of ranks or threads.
+    """
+    if kind == "block":
+        return max(piece, 1024)  # the totals are gone through once a block
+    worthwhile = max(32, sums_bytes // SUMS_BYTES_PER_IMAGE)
+    return int(min(piece, max(worthwhile, math.ceil(count / WANTED_BLOCKS))))
 
 
 def make_reconstructor(settings: Make3dSettings, registry: Registry) -> Reconstructor:

@@ -61,6 +61,12 @@ class Make3dSettings:
     float16: bool = False
     precision: Literal["float32", "float64"] = "float32"
     compat_eman2: bool = False
+    sums: Literal["exact", "fast"] = "exact"
     threads: int = 1
+    master_works: bool = True
+    checkpoint_every_s: float = 0.0
+    resume: Literal["no", "yes", "auto"] = "no"
+    keep_checkpoints: bool = False
+    log_json: bool = False
     force: bool = False
     quiet: bool = False

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -118,18 +118,8 @@ class ImageSource:
     preprocessors: tuple[Processor, ...]
     pixel_sizes_angst: FloatArray
 
-    def chunks(self, rows: IntArray, size: int) -> Iterator[ImageChunk]:
-        """Chunks of at most ``size`` images, in the order of ``rows``; the next one is read meanwhile."""
-        pieces = [rows[start : start + size] for start in range(0, len(rows), size)]
-        with ThreadPoolExecutor(1) as reader:
-            waiting = reader.submit(self._read, pieces[0]) if pieces else None
-            for number in range(len(pieces)):
-                assert waiting is not None  # noqa: S101 - for the type checker; set while pieces remain
-                chunk = waiting.result()
-                waiting = reader.submit(self._read, pieces[number + 1]) if number + 1 < len(pieces) else None
-                yield chunk
-
-    def _read(self, rows: IntArray) -> ImageChunk:
+    def read(self, rows: IntArray) -> ImageChunk:
+        """Read, check and preprocess these images."""
         particles = self.particles
         images: FloatArray | None = None
         for number in np.unique(particles.file_number[rows]):
@@ -181,6 +171,33 @@ class ImageSource:
                     f"{self.particles.describe(bad)} (particle {_row(self.particles, bad)} of {self.particles.source})"
                 )
         return images
+
+
+class ReadAhead:
+    """Reads the next piece in the background while the present one is worked on; a context manager."""
+
+    def __init__(self, source: ImageSource) -> None:
+        self._source = source
+        self._reader = ThreadPoolExecutor(1)
+        self._waiting: dict[bytes, Future[ImageChunk]] = {}
+
+    def start(self, rows: IntArray) -> None:
+        """Begin to read these images; what was begun before and never taken is forgotten."""
+        if rows.tobytes() not in self._waiting:
+            self._waiting = {rows.tobytes(): self._reader.submit(self._source.read, rows)}
+
+    def take(self, rows: IntArray) -> ImageChunk:
+        """These images, begun before or now; only the reading thread touches files."""
+        self.start(rows)
+        return self._waiting.pop(rows.tobytes()).result()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._reader.shutdown(wait=True, cancel_futures=True)
 
 
 @njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]

@@ -55,15 +55,16 @@ def resolve_shift_convention(settings: Make3dSettings, registry: Registry) -> tu
 
 def _agreement(settings: Make3dSettings, registry: Registry, convention: ShiftConvention) -> float:
     """Mean FSC of two halves of the first images, read with this convention."""
-    from centralslice.jobs.make3d import half_map_fsc, run_halves
+    from centralslice.jobs.make3d import run_halves
     from centralslice.jobs.make3d_plan import plan_make3d, read_particles
+    from centralslice.jobs.make3d_result import half_map_fsc
 
     with TemporaryDirectory() as folder:
         trial = replace(
             settings, output=Path(folder) / "trial.mrc", mode="kaiser_bessel", seed=None, iteration_mask=None,
             save_norm=None, setsf=None, postprocess=(), selection=SelectionRules(split="parity"), use_ssnr=False,
             compat_eman2=False, compress_bits=None, radial_correction=True, half_maps="auto", quiet=True,
-            fill_angle=0.0, force=False, float16=False,
+            fill_angle=0.0, force=False, float16=False, checkpoint_every_s=0.0, resume="no", report=False,
         )  # fmt: skip
         particles = read_particles(settings, registry, convention)
         step = max(1, len(particles) // TRIED_IMAGES)

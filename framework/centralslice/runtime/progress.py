@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from typing import TextIO
@@ -23,22 +24,28 @@ class Progress:
         Say nothing.
     stream
         Where to; stderr by default.
+    json_lines
+        Write one JSON object a line instead, with the share of each rank.
     """
 
-    def __init__(self, total: int, quiet: bool = False, stream: TextIO | None = None) -> None:
-        self._total, self._done, self._quiet = total, 0, quiet
+    def __init__(
+        self, total: int, quiet: bool = False, stream: TextIO | None = None, json_lines: bool = False
+    ) -> None:
+        self._total, self._done, self._quiet, self._json = total, 0, quiet, json_lines
+        self._shares: dict[int, int] = {}
         self._stream = sys.stderr if stream is None else stream
-        self._terminal = self._stream.isatty()
+        self._terminal = self._stream.isatty() and not json_lines
         self._start = time.monotonic()
         self._said = self._start
 
-    def advance(self, particles: int) -> None:
-        """So many more particles are done."""
+    def advance(self, particles: int, rank: int = 0) -> None:
+        """So many more particles are done, by this rank."""
         self._done += particles
+        self._shares[rank] = self._shares.get(rank, 0) + particles
         now = time.monotonic()
         interval = TERMINAL_INTERVAL if self._terminal else LOG_INTERVAL
         if not self._quiet and (
-            now - self._said >= interval or (self._terminal and self._done >= self._total)
+            now - self._said >= interval or ((self._terminal or self._json) and self._done >= self._total)
         ):
             self._said = now
             self._say(now)
@@ -52,6 +59,14 @@ class Progress:
     def _say(self, now: float) -> None:
         rate = self._done / max(now - self._start, 1e-9)
         left = (self._total - self._done) / rate if rate else 0.0
+        if self._json:
+            facts = {
+                "particles": self._done, "total": self._total, "particles_per_s": round(rate, 1),
+                "left_s": round(left, 1), "ranks": {str(rank): done for rank, done in sorted(self._shares.items())},
+            }  # fmt: skip
+            self._stream.write(json.dumps(facts) + "\n")
+            self._stream.flush()
+            return
         text = (
             f"{self._done:,}/{self._total:,} particles ({100 * self._done / max(self._total, 1):.0f} %), "
             f"{rate:,.0f}/s, {left:,.0f} s left"

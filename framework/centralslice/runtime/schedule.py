@@ -35,6 +35,9 @@ class StageWork(Protocol):
     def do_block(self, block: int) -> BlockReport:
         """Add one block to this rank's sums."""
 
+    def read_ahead(self, block: int) -> None:
+        """This block very probably comes next: start reading it; cheap to ignore."""
+
     def save(self, epoch: int) -> Any:
         """Write this rank's shard of a checkpoint; the record goes to the master."""
 
@@ -75,9 +78,14 @@ def run_stage(
 
 def _serve(communicator: Communicator, work: StageWork) -> None:
     """The worker's loop: obey until the stage ends."""
+    orders: deque[tuple[str, int]] = deque()
     while True:
-        _, (order, value) = communicator.receive()
+        while not orders or communicator.waiting():
+            orders.append(communicator.receive()[1])
+        order, value = orders.popleft()
         if order == "block":
+            if orders and orders[0][0] == "block":
+                work.read_ahead(orders[0][1])
             communicator.send(("report", work.do_block(value)), MASTER)
         elif order == "save":
             communicator.send(("saved", work.save(value)), MASTER)
@@ -111,7 +119,10 @@ class _Master:
                 if self._overseer.checkpoint_due():
                     self._checkpoint()
             if self._works and self._todo:
-                self._overseer.block_done(self._work.do_block(self._todo.popleft()))
+                block = self._todo.popleft()
+                if self._todo:
+                    self._work.read_ahead(self._todo[0])
+                self._overseer.block_done(self._work.do_block(block))
                 if self._overseer.checkpoint_due():
                     self._checkpoint()
         for worker in workers:

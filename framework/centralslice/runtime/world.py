@@ -101,6 +101,19 @@ def open_world(parallel: str | None = None) -> Communicator:
     return shared_runner().open_communicator()
 
 
+def run_in_world(parallel: str | None, main: Callable[[Communicator], int]) -> int:
+    """Run ``main`` on this rank: alone, or guarded in the world that a launcher started; its exit code.
+
+    Raises
+    ------
+    ParameterError
+        As :func:`open_world`.
+    """
+    if launched_world() is None:
+        return main(open_world(parallel))
+    return shared_runner().guarded(lambda communicator: main(open_world(parallel)))
+
+
 @dataclass(frozen=True, slots=True)
 class Asked:
     """A parsed ``--parallel``: MPI or not, ranks and threads where a number was given."""

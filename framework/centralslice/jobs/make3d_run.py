@@ -1,0 +1,280 @@
+"""One rank's part of make3d: its images, its sums, and on the master the maps."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from centralslice.abc.reconstructor import NextPass, PassContext, Seed, WeightMap
+from centralslice.conventions import FloatArray, IntArray
+from centralslice.data.slices import SliceBatch, Sums
+from centralslice.errors import FormatError, ParameterError
+from centralslice.fourier.prepare import GroupPreparation, prepare_group
+from centralslice.fourier.projection import slice_reader
+from centralslice.fourier.transforms import crop_or_pad
+from centralslice.jobs.accumulation import Accumulation
+from centralslice.jobs.make3d_plan import Make3dPlan
+from centralslice.jobs.make3d_settings import SeedSettings
+from centralslice.jobs.particle_images import ImageSource, ReadAhead, StackPool
+from centralslice.jobs.slice_batches import BatchMaker
+from centralslice.jobs.stages import Stages
+from centralslice.plugin.registry import Registry
+from centralslice.runtime.checkpoint import Checkpoint, CheckpointStore
+from centralslice.runtime.communicator import MASTER, Communicator
+from centralslice.runtime.exact_sums import SumsScheme, calibrate
+from centralslice.runtime.schedule import Overseer
+from centralslice.runtime.threads import Threads
+
+#: Images from which the quanta of exact sums are found; more only if all of these are blank.
+SAMPLE_IMAGES = (64, 1024)
+
+
+@dataclass(frozen=True, slots=True)
+class RankTools:
+    """What a rank works with, opened by the caller.
+
+    Attributes
+    ----------
+    registry, pool, threads
+        Plugins, image files, threads of this rank.
+    communicator
+        The ranks.
+    store
+        Where checkpoints go, or None.
+    overseer
+        Of the stages; only the master's is used.
+    checkpoint
+        What the master resumes from, or None.
+    """
+
+    registry: Registry
+    pool: StackPool
+    threads: Threads
+    communicator: Communicator
+    store: CheckpointStore | None
+    overseer: Overseer
+    checkpoint: Checkpoint | None = None
+
+
+class Make3dRun:
+    """Computes the maps of a plan; every rank makes one and calls the same methods."""
+
+    def __init__(
+        self, plan: Make3dPlan, tools: RankTools, images: ReadAhead, before_finish: Callable[[str], None]
+    ) -> None:
+        self.plan, self._tools, self._before_finish = plan, tools, before_finish
+        self.timings = {"insert": 0.0, "finish": 0.0}
+        self.norm: WeightMap | None = None
+        self._seed = self._read_seed(plan.settings.seed)
+        self._mask = self._read_mask()
+        self._batches = self._batch_maker()
+        accumulation = Accumulation(images, self._batches, plan.reconstructor, plan.piece_images)
+        self._scheme = self._common_scheme(images)
+        self.stages = Stages(
+            tools.communicator, accumulation, self._scheme, store=tools.store, overseer=tools.overseer,
+            checkpoint=tools.checkpoint, master_works=plan.settings.master_works, block_images=plan.block_images,
+        )  # fmt: skip
+
+    @property
+    def is_master(self) -> bool:
+        """Whether this rank makes the maps."""
+        return self._tools.communicator.rank == MASTER
+
+    def maps(self) -> dict[str, FloatArray]:
+        """``merged``, and ``half1`` and ``half2`` if there are half sets; empty on workers. Collective."""
+        everyone = np.arange(len(self.plan.particles))
+        if not self.plan.has_halves:
+            return self._present({"merged": self._map_of("merged", everyone)})
+        if self.plan.sums.passes > 1:
+            parts = {**self._halves(), "merged": everyone}
+            return self._present({label: self._map_of(label, rows) for label, rows in parts.items()})
+        return self._one_pass_halves()
+
+    def half_maps(self) -> tuple[FloatArray, FloatArray]:
+        """The two half maps alone; one rank only."""
+        made = self._present({label: self._map_of(label, rows) for label, rows in self._halves().items()})
+        return made["half1"], made["half2"]
+
+    def _halves(self) -> dict[str, IntArray]:
+        halves = self.plan.particles.half_set
+        return {"half1": np.flatnonzero(halves == 1), "half2": np.flatnonzero(halves == 2)}
+
+    def _present(self, maps: dict[str, FloatArray | None]) -> dict[str, FloatArray]:
+        return {label: data for label, data in maps.items() if data is not None}
+
+    def _one_pass_halves(self) -> dict[str, FloatArray]:
+        """Every particle is inserted once: merged = half 1 + half 2 + those of neither."""
+        context = self._context()
+        parts = {**self._halves(), "none": np.flatnonzero(self.plan.particles.half_set == 0)}
+        totals = {label: self._insert(label, rows, context) for label, rows in parts.items() if len(rows)}
+        if not self.is_master:
+            return {}
+        self.stages.completed.clear()
+        sums = {label: part for label, part in totals.items() if part is not None}
+        del totals
+        maps = {label: self._finished(label, sums[label], context) for label in ("half1", "half2")}
+        merged = sums.pop("half1")
+        for label in list(sums):
+            merged.add(sums.pop(label))
+        return {**maps, "merged": self._finished("merged", merged, context)}
+
+    def _map_of(self, label: str, rows: IntArray) -> FloatArray | None:
+        """The map of some particles, in as many passes as the reconstructor wants; None on workers."""
+        memory, context = self.stages.memory, self._context()
+        start = self._tools.communicator.broadcast(
+            (f"map.{label}" in memory.arrays, memory.passes.get(label, 0), memory.arrays.get(f"reference.{label}"))
+        )
+        if start[0]:
+            return memory.arrays.get(f"map.{label}")
+        if start[1]:
+            context = replace(context, pass_number=start[1], reference=start[2])
+        while True:
+            stage = f"{label}.{context.pass_number}" if self.plan.sums.passes > 1 else label
+            totals = self._insert(stage, rows, context)
+            result = None if totals is None else self._result(label, totals, context)
+            self.stages.completed.pop(stage, None)
+            reference = self._tools.communicator.broadcast(
+                result.reference if isinstance(result, NextPass) else None
+            )
+            if reference is None:
+                if isinstance(result, np.ndarray):
+                    memory.arrays.pop(f"reference.{label}", None)
+                    memory.arrays[f"map.{label}"] = result
+                    return result
+                return None
+            context = replace(context, reference=reference, pass_number=context.pass_number + 1)
+            memory.arrays[f"reference.{label}"], memory.passes[label] = reference, context.pass_number
+
+    def _insert(self, stage: str, rows: IntArray, context: PassContext) -> Sums | None:
+        begun = time.perf_counter()
+        totals = self.stages.totals(stage, rows, context)
+        self.timings["insert"] += time.perf_counter() - begun
+        return totals
+
+    def _finished(self, label: str, totals: Sums, context: PassContext) -> FloatArray:
+        result = self._result(label, totals, context)
+        if isinstance(result, NextPass):
+            raise ParameterError(f"{self.plan.reconstructor.plugin_name}: asks for a pass that its plan does not have")
+        return result
+
+    def _result(self, label: str, totals: Sums, context: PassContext) -> FloatArray | NextPass:
+        """Finish totals: the map, or the wish for another pass."""
+        self._before_finish(label)
+        begun = time.perf_counter()
+        sums = self.stages.finishable(totals, context)
+        result = self.plan.reconstructor.finish(sums, context)
+        if label == "merged" and self.plan.outputs.norm is not None:
+            self.norm = self.plan.reconstructor.weight_map(sums, context)
+        self.timings["finish"] += time.perf_counter() - begun
+        return result if isinstance(result, NextPass) else result.data
+
+    def _common_scheme(self, images: ReadAhead) -> SumsScheme:
+        """Quanta found by the master from some of the images, the same on every rank."""
+        scheme = None
+        if self.is_master:
+            kind = self.plan.sums_kind
+            sample: list[SliceBatch] = []
+            share = 1.0
+            for wanted in SAMPLE_IMAGES if kind != "fast" else ():
+                step = max(1, len(self.plan.particles) // wanted)
+                rows = np.arange(0, len(self.plan.particles), step)[:wanted]
+                chunk = images.take(rows)
+                share = len(rows) / len(self.plan.particles)
+                sample = list(self._batches.batches(chunk, self._tools.threads.map))
+                if not chunk.blank.all():
+                    break
+            shares = (share, min(1.0, self.plan.piece_images / len(self.plan.particles)))
+            scheme = calibrate(kind, self.plan.reconstructor, self._context(), sample, shares)
+        common: SumsScheme = self._tools.communicator.broadcast(scheme)
+        return common
+
+    def _context(self) -> PassContext:
+        plan = self.plan
+        scheme = getattr(self, "_scheme", None)
+        return PassContext(
+            geometry=plan.geometry,
+            plan=plan.sums,
+            reference=self._seed.data if self._seed is not None and plan.sums.passes > 1 else None,
+            seed=None if self._seed is None or self._as_reference else self._seed,
+            wiener_snr=plan.settings.snr,
+            ctf_weighted=any(mode != "none" for mode in plan.ctf_modes),
+            grid_symmetry=plan.grid_symmetry,
+            parallel=self._tools.threads.map,
+            quanta=(1.0, 1.0, 1.0) if scheme is None else scheme.quanta,
+            iteration_mask=self._mask,
+        )
+
+    @property
+    def _as_reference(self) -> bool:
+        return self.plan.settings.seed is not None and self.plan.settings.seed.as_reference
+
+    def _batch_maker(self) -> BatchMaker:
+        plan, settings = self.plan, self.plan.settings
+        return BatchMaker(
+            particles=plan.particles,
+            geometry=plan.geometry,
+            copies=plan.copies,
+            groups=prepare_groups(plan),
+            use_ssnr=settings.use_ssnr,
+            as_eman2=plan.reconstructor.eman2_slices,
+            mask_tilted_edges=settings.tilted_edge_mask,
+            seed_slices=slice_reader(self._seed.data, self._tools.threads.map)
+            if self._seed is not None and self._as_reference
+            else None,
+        )
+
+    def _read_seed(self, settings: SeedSettings | None) -> Seed | None:
+        if settings is None:
+            return None
+        size = self._seed_size
+        data = crop_or_pad(self._read_map("--seedmap", settings.path), (size,) * 3)
+        if settings.weight_map is None:
+            return Seed(data, settings.weight)
+        weights = self._read_map("--seedweightmap", settings.weight_map)
+        if weights.shape != (size, size, size // 2 + 1):
+            raise ParameterError(
+                f"--seedweightmap: {settings.weight_map} has {'×'.join(map(str, reversed(weights.shape)))} "
+                f"voxels; expected {size // 2 + 1}×{size}×{size} as --savenorm writes for this run"
+            )
+        if weights.min() < 0:
+            raise ParameterError(f"--seedweightmap: {settings.weight_map} has weights below 0")
+        return Seed(data, weights * settings.weight)
+
+    def _read_mask(self) -> FloatArray | None:
+        path = self.plan.settings.iteration_mask
+        return None if path is None else crop_or_pad(self._read_map("--itermask", path), (self._seed_size,) * 3)
+
+    def _read_map(self, option: str, path: Path) -> FloatArray:
+        """A map that an option names, of the run's precision."""
+        data = self._tools.registry.reader_for(path, "volume").read_volume(path).data
+        if data.ndim != 3:
+            raise ParameterError(f"{option}: {path} is not a map but has {data.ndim} axes")
+        if not np.all(np.isfinite(data)):
+            raise FormatError(f"{option}: {path} has voxels that are not finite numbers")
+        return np.asarray(data, self.plan.geometry.precision)
+
+    @property
+    def _seed_size(self) -> int:
+        """Box of seeds and masks: the images'; as EMAN2 has it, that of the Fourier volume."""
+        geometry = self.plan.geometry
+        if self.plan.reconstructor.eman2_slices:
+            return geometry.padded_size or geometry.slice_size
+        return geometry.image_size
+
+
+def prepare_groups(plan: Make3dPlan) -> tuple[GroupPreparation, ...]:
+    """Tables of every optics group, with the frequency limit of --maxres and of the map."""
+    voxel = plan.geometry.voxel_size_angst
+    prepared = []
+    for group, mode in zip(plan.particles.optics, plan.ctf_modes, strict=True):
+        per_index = plan.slice_size * group.pixel_size_angst
+        limit = per_index / (2 * voxel)
+        if plan.settings.maxres is not None:
+            limit = min(limit, per_index / plan.settings.maxres)
+        prepared.append(prepare_group(group, plan.slice_size, voxel, limit, mode, plan.geometry.precision))
+    return tuple(prepared)

@@ -1,0 +1,75 @@
+"""What the master watches while blocks are done: progress, hooks, when to write a checkpoint and when to stop."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import Any
+
+from centralslice.jobs.stages import RunMemory
+from centralslice.runtime.checkpoint import CheckpointStore, RunState
+from centralslice.runtime.progress import Progress
+from centralslice.runtime.schedule import BlockReport
+from centralslice.runtime.signals import SignalFlags
+
+
+@dataclass
+class RunOverseer:
+    """The master's overseer of all stages of a run.
+
+    Attributes
+    ----------
+    progress
+        Display.
+    every_s
+        Seconds between checkpoints, 0 for none at intervals.
+    store
+        Where checkpoints go, or None.
+    signals
+        Noted stop signals, or None.
+    fingerprint
+        What must be the same to resume.
+    observe
+        Called with every report, for hooks.
+    planned
+        Label to blocks of the stages begun.
+    memory
+        What is known of the run so far.
+    """
+
+    progress: Progress
+    every_s: float
+    store: CheckpointStore | None
+    signals: SignalFlags | None
+    fingerprint: dict[str, Any]
+    observe: Callable[[BlockReport], None]
+    planned: Callable[[], dict[str, int]] = dict
+    memory: RunMemory = field(default_factory=RunMemory)
+    stopped_by: str = ""
+    _last: float = field(default_factory=time.monotonic)
+
+    def block_done(self, report: BlockReport) -> None:
+        """Count, remember blank images, tell hooks."""
+        self.memory.blank.update(report.facts.get("blank", ()))
+        self.progress.advance(report.particles, report.rank)
+        self.observe(report)
+
+    def checkpoint_due(self) -> bool:
+        """At intervals, and when a signal asked to stop."""
+        if self.store is None:
+            return False
+        if self.signals is not None and self.signals.requested():
+            return True
+        return self.every_s > 0 and time.monotonic() - self._last >= self.every_s
+
+    def checkpoint_saved(self, epoch: int, records: Sequence[Iterable[Any]]) -> bool:
+        """Write the index; True after a signal."""
+        if self.store is None:
+            return False
+        state = RunState(self.fingerprint, self.planned())
+        self.store.commit(epoch, list(chain.from_iterable(records)), state)
+        self._last = time.monotonic()
+        self.stopped_by = (self.signals.requested() or "") if self.signals is not None else ""
+        return bool(self.stopped_by)

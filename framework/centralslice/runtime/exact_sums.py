@@ -1,0 +1,275 @@
+"""Sums whose bits do not depend on order: how a rank accumulates a stage.
+
+Three kinds. *Integer*: the reconstructor adds whole multiples of a quantum itself, into integers of the size of
+the floats they replace. *Block*: for any other reconstructor, a block is inserted into a float scratch array,
+in fixed order, and rounded once to a quantum into int64 totals. *Fast*: plain floats, equal to
+rounding only.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from centralslice.abc.reconstructor import MapGeometry, PassContext, Reconstructor, SumsPlan
+from centralslice.data.slices import SliceBatch, Sums
+from centralslice.errors import ResourceError
+
+SumsKind = Literal["integer", "block", "fast"]
+
+#: Block totals are expected to stay below 2 to this power, and must stay below 2 to the 62.
+EXPECTED_BITS = 50
+
+
+class RankSums(ABC):
+    """What one rank has accumulated of one stage."""
+
+    @abstractmethod
+    def before(self, batch: SliceBatch, context: PassContext) -> Sums:
+        """The sums to insert this batch into, with room for it."""
+
+    def end_block(self) -> None:
+        """A block is complete."""
+
+    @property
+    @abstractmethod
+    def totals(self) -> Sums:
+        """The exact totals: what is reduced, checkpointed and merged."""
+
+    @abstractmethod
+    def include(self, totals: Sums) -> None:
+        """Add totals of the same kind, from a checkpoint or another stage."""
+
+
+@dataclass(frozen=True, slots=True)
+class SumsScheme:
+    """How a run sums, decided once on the master and the same on every rank.
+
+    Attributes
+    ----------
+    kind
+        Which of the three.
+    quanta
+        Integer: the reconstructor's units (value, weight, plain weight). Not used otherwise.
+    block_quanta
+        Block: name to quantum, one a channel of the last axis (or one for all).
+    """
+
+    kind: SumsKind
+    quanta: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    block_quanta: tuple[tuple[str, tuple[float, ...]], ...] = ()
+
+    def start(self, plan: SumsPlan, reconstructor: Reconstructor) -> RankSums:
+        """Sums of nothing."""
+        if self.kind == "integer":
+            return IntegerSums(plan.zeros(), reconstructor)
+        if self.kind == "block":
+            return BlockSums(plan.zeros(), dict(self.block_quanta))
+        return FastSums(plan.zeros())
+
+    def finishable(self, totals: Sums, plan: SumsPlan) -> Sums:
+        """Totals as the reconstructor's finish reads them."""
+        if self.kind != "block":
+            return totals
+        quanta = dict(self.block_quanta)
+        return Sums({name: _as_floats(array, quanta[name], plan.dtype) for name, array in totals.arrays.items()})
+
+
+def choose_kind(reconstructor: Reconstructor, exact: bool) -> SumsKind:
+    """Integer sums where the reconstructor offers them, else blocks; floats if exactness is not wanted."""
+    if not exact:
+        return "fast"
+    return "integer" if reconstructor.offers_integer_sums else "block"
+
+
+def calibrate(
+    kind: SumsKind, reconstructor: Reconstructor, context: PassContext, sample: Sequence[SliceBatch],
+    shares: tuple[float, float],
+) -> SumsScheme:  # fmt: skip
+    """Choose the quanta from a deterministic sample of the run's batches.
+
+    Parameters
+    ----------
+    kind
+        What to calibrate.
+    reconstructor, context
+        As in the run.
+    sample
+        Batches spread over the particles.
+    shares
+        Slices of the sample, and of one block, over slices of the run.
+    """
+    if kind == "fast":
+        return SumsScheme(kind)
+    if kind == "integer":
+        return SumsScheme(kind, reconstructor.quanta(sample, *shares, context.geometry))
+    scratch = context.plan.zeros()
+    for batch in sample:
+        reconstructor.insert(batch, scratch, context, (0, context.plan.planes))
+    quanta = tuple((name, _quanta_of(array, shares[0])) for name, array in scratch.arrays.items())
+    return SumsScheme(kind, block_quanta=quanta)
+
+
+def integer_geometry(geometry: MapGeometry, kind: SumsKind) -> MapGeometry:
+    """The geometry as the reconstructor must plan for this kind of sums."""
+    return replace(geometry, integer_sums=kind == "integer")
+
+
+def scheme_bytes(kind: SumsKind, plan: SumsPlan) -> int:
+    """Memory of one rank's sums of a stage."""
+    return plan.nbytes * (3 if kind == "block" and plan.dtype.itemsize == 4 else 2 if kind == "block" else 1)
+
+
+class FastSums(RankSums):
+    """Floats."""
+
+    def __init__(self, sums: Sums) -> None:
+        self._sums = sums
+
+    def before(self, batch: SliceBatch, context: PassContext) -> Sums:
+        """Always the same arrays."""
+        return self._sums
+
+    @property
+    def totals(self) -> Sums:
+        """The floats."""
+        return self._sums
+
+    def include(self, totals: Sums) -> None:
+        """Add floats."""
+        self._sums.add(totals)
+
+
+class IntegerSums(RankSums):
+    """Integers that the reconstructor adds into; they become wider before they could overflow."""
+
+    def __init__(self, sums: Sums, reconstructor: Reconstructor) -> None:
+        self._sums, self._reconstructor = sums, reconstructor
+        self._largest = 0.0  # no number was larger when they were last looked at,
+        self._changed = 0.0  # and none can have changed by more since
+
+    def before(self, batch: SliceBatch, context: PassContext) -> Sums:
+        """The integers, looked at or widened if this batch might overflow one."""
+        change = self._reconstructor.largest_change(batch, context)
+        if self._largest + self._changed + change >= self._limit:
+            self._largest, self._changed = self._look(context), 0.0
+            if self._largest + change >= self._limit:
+                self._widen()
+        self._changed += change
+        return self._sums
+
+    @property
+    def totals(self) -> Sums:
+        """The integers."""
+        return self._sums
+
+    def include(self, totals: Sums) -> None:
+        """Add integers."""
+        self._sums.add(totals)
+        self._changed = self._limit  # look before the next batch
+
+    @property
+    def _limit(self) -> float:
+        return float(2 ** (8 * next(iter(self._sums.arrays.values())).itemsize - 1) - 1)
+
+    def _look(self, context: PassContext) -> float:
+        planes = range(context.plan.planes)
+        arrays = self._sums.arrays.values()
+        return max(
+            float(value) for array in arrays for value in context.parallel(lambda z, a=array: _largest(a[z]), planes)
+        )
+
+    def _widen(self) -> None:
+        for name, array in self._sums.arrays.items():
+            if array.dtype == np.int64:
+                raise ResourceError("sums: beyond the range of 64-bit integers; give --sums fast")
+            self._sums.arrays[name] = array.astype(np.int64)
+
+
+class BlockSums(RankSums):
+    """Float scratch for one block, int64 totals."""
+
+    def __init__(self, scratch: Sums, quanta: dict[str, tuple[float, ...]]) -> None:
+        self._scratch, self._quanta = scratch, quanta
+        self._totals = Sums({name: np.zeros(_real(array).shape, np.int64) for name, array in scratch.arrays.items()})
+        self._dirty = False
+
+    def before(self, batch: SliceBatch, context: PassContext) -> Sums:
+        """The scratch."""
+        self._dirty = True
+        return self._scratch
+
+    def end_block(self) -> None:
+        """Round the block to the quanta, add it exactly, clear the scratch."""
+        if not self._dirty:
+            return
+        self._dirty = False
+        for name, array in self._scratch.arrays.items():
+            real = _real(array)
+            scale = 1.0 / np.resize(np.array(self._quanta[name]), real.shape[-1])
+            lines = real.reshape(-1, real.shape[-1])
+            if _flush(self._totals.arrays[name].reshape(lines.shape), lines, scale) >= 2.0**62:
+                raise ResourceError("sums: a total is beyond the range of 64-bit integers; give --sums fast")
+
+    @property
+    def totals(self) -> Sums:
+        """The totals in quanta."""
+        return self._totals
+
+    def include(self, totals: Sums) -> None:
+        """Add totals."""
+        self._totals.add(totals)
+
+
+def _real(array: NDArray[Any]) -> NDArray[Any]:
+    """Complex numbers as pairs of reals."""
+    return array.view(array.real.dtype) if np.iscomplexobj(array) else array
+
+
+def _quanta_of(array: NDArray[Any], share: float) -> tuple[float, ...]:
+    """Powers of two, one a channel if the last axis is short."""
+    real = np.abs(_real(array))
+    channels = real.shape[-1] if real.ndim > 3 and real.shape[-1] <= 8 else 1
+    peaks = real.reshape(-1, channels).max(axis=0) if channels > 1 else np.array([real.max()])
+    peaks = np.where(peaks > 0, peaks, max(float(peaks.max()), 1e-30))
+    quanta = 2.0 ** (np.ceil(np.log2(peaks / share)) - EXPECTED_BITS)
+    return tuple(float(value) for value in quanta)
+
+
+def _as_floats(array: NDArray[Any], quanta: tuple[float, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Totals times quanta, plane by plane, as the float or complex dtype of the plan."""
+    kind = np.dtype(dtype.type(0).real.dtype)
+    floats = np.empty(array.shape, kind)
+    scale = np.resize(np.array(quanta), array.shape[-1])
+    for plane, values in zip(floats, array, strict=True):
+        plane[...] = values * scale
+    return floats.view(dtype)
+
+
+@njit(nogil=True, cache=True)
+def _largest(plane: Any) -> float:
+    """Largest magnitude in a plane of integers."""
+    largest = 0
+    for value in plane.ravel():
+        largest = max(largest, abs(value))
+    return float(largest)
+
+
+@njit(nogil=True, cache=True)
+def _flush(totals: Any, block: Any, scale: Any) -> float:
+    """``totals += rint(block · scale)``, ``block = 0``; the largest magnitude met."""
+    largest = 0.0
+    for line in range(block.shape[0]):
+        for channel in range(block.shape[1]):
+            part = np.rint(float(block[line, channel]) * scale[channel])
+            largest = max(largest, abs(part))
+            totals[line, channel] += np.int64(part)
+            largest = max(largest, abs(float(totals[line, channel])))
+            block[line, channel] = 0
+    return largest
