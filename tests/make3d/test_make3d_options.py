@@ -17,7 +17,9 @@ from centralslice.geometry.rotations import rotation_y
 def peer(reference):
     """The EMAN2 stack of the reference data with what its headers say."""
     records = json.loads((reference / "eman2/proj_c1.json").read_text())
-    columns = {key: np.array([record[key] for record in records]) for key in ("class_qual", "ptcl_repr", "model_id")}
+    columns = {
+        key: np.array([record[key] for record in records]) for key in ("class_qual", "ptcl_repr", "model_id")
+    }
     return reference / "eman2/proj_c1.hdf", columns
 
 
@@ -65,7 +67,9 @@ def test_particles_kept_and_left_out_are_listed_in_the_map(peer, make3d):
     with h5py.File(run.output) as file:
         facts = file["MDF/images/0"].attrs
         assert facts["EMAN.threed_ptcl_idxs"].tolist() == np.flatnonzero(columns["model_id"] == 1).tolist()
-        assert facts["EMAN.threed_excl_ptcl_idxs"].tolist() == np.flatnonzero(columns["model_id"] != 1).tolist()
+        assert (
+            facts["EMAN.threed_excl_ptcl_idxs"].tolist() == np.flatnonzero(columns["model_id"] != 1).tolist()
+        )
         assert facts["EMAN.threed_ptcl_src"].decode().endswith("proj_c1.hdf")
         assert np.isclose(facts["EMAN.apix_x"][0], 2.0)
 
@@ -173,13 +177,18 @@ def test_iterative_works_with_savenorm_seed_and_threads(simulate, make3d, read, 
     assert deviation(seeded.data, data.truth) < 0.01
 
 
-@pytest.mark.parametrize("mode", ["gauss_2", "gauss_3", "gauss_5", "gauss_var", "trilinear", "nearest_neighbor"])
+@pytest.mark.parametrize(
+    "mode", ["gauss_2", "gauss_3", "gauss_5", "gauss_var", "trilinear", "nearest_neighbor"]
+)
 def test_without_radial_correction_the_rim_is_attenuated(mode, simulate, make3d, refused):
     data = simulate()
     raw, corrected = (make3d(data.table, "--mode", mode, *more).data for more in (("--noradcor",), ()))
     axis = np.arange(32) - 16
     radius = np.sqrt(axis[:, None, None] ** 2 + axis[:, None] ** 2 + axis**2)
-    gain = [np.sum((raw * corrected)[part]) / np.sum((corrected**2)[part]) for part in (radius < 4, (radius > 7) & (radius < 10))]
+    gain = [
+        np.sum((raw * corrected)[part]) / np.sum((corrected**2)[part])
+        for part in (radius < 4, (radius > 7) & (radius < 10))
+    ]
     assert gain[0] > 0.9
     assert gain[1] < gain[0]
     assert "--noradcor" in refused(data.table, "--noradcor", "--mode", "kaiser_bessel")

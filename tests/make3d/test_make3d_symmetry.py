@@ -91,7 +91,9 @@ def test_a_helix_shifts_each_copy_by_its_rise(simulate, make3d, deviation):
     angle, rise = 90.0, 3 * 2.0  # a grid symmetry and three voxels, so that numpy can do it
     data = simulate(count=400, box_size=32, seed=9)
     plain = make3d(data.table, "--precision", "float64", "--pad", "48").data
-    run = make3d(data.table, "--precision", "float64", "--pad", "48", "--sym", f"h3:1:{angle:g}:{rise:g}").data
+    run = make3d(
+        data.table, "--precision", "float64", "--pad", "48", "--sym", f"h3:1:{angle:g}:{rise:g}"
+    ).data
 
     def moved(turns: int) -> np.ndarray:
         # S = Rz(90 h), t = 3 h voxels: V(S r + t) = V(r); odd part of the even box: drop plane 0
