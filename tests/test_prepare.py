@@ -50,7 +50,7 @@ def used(size: int, radius: float) -> np.ndarray:
 
 def exact(images: np.ndarray, shifts: np.ndarray, size: int) -> np.ndarray:
     """The transform about the centre pixel with the shift undone, by direct summation."""
-    count, old = images.shape[:2]
+    old = images.shape[1]
     at = np.arange(old) - old // 2
     kx, ky = np.arange(size // 2 + 1), np.fft.fftfreq(size, 1 / size)
     along = np.exp(-2j * np.pi * np.outer(at, kx) / size)

@@ -74,7 +74,7 @@ def test_rows_and_reasons_of_what_was_dropped():
     assert_array_equal(found.rows, [3, 5])
     assert_array_equal(found.particles.source_row, [3, 5])
     assert list(found.dropped.values()) == [5, 2, 1]
-    assert list(found.dropped)[0] == "model other than 1 (--input-model)"
+    assert next(iter(found.dropped)) == "model other than 1 (--input-model)"
     assert list(found.dropped)[2] == "weight zero"
 
 
@@ -113,5 +113,8 @@ def test_halves_are_made_before_the_selection_so_that_it_does_not_move_particles
     assert_array_equal(parity, [1, 2] * 5)
 
 
-def test_particles_of_no_rank_are_all_kept():
-    assert len(select(particles(), SelectionRules(keep=0.5)).particles) == 10
+def test_particles_of_no_rank_are_all_kept_and_that_is_said():
+    found = select(particles(), SelectionRules(keep=0.5))
+    assert len(found.particles) == 10
+    assert "all 10 particles have the same quality" in found.notes[0]
+    assert select(particles(), SelectionRules()).notes == ()

@@ -36,7 +36,7 @@ class Accumulation:
         -------
             Rows of images of zero variance, which were not inserted.
         """
-        blank = [np.empty(0, np.int64)]
+        blank: list[IntArray] = [np.empty(0, np.int64)]
         for chunk in self.source.chunks(rows, self.block_images):
             self._insert(chunk, sums, context)
             blank.append(chunk.rows[chunk.blank])

@@ -202,7 +202,7 @@ def plan_make3d(settings: Make3dSettings, registry: Registry, particles: Particl
         outputs=outputs,
         block_images=max(1, min(1024, BATCH_BYTES // (4 * itemsize * slice_size * (slice_size // 2 + 1)))),
         source_count=source_count,
-        notes=(*particles.notes, *notes, *ctf_notes),
+        notes=(*particles.notes, *notes, *selection.notes, *ctf_notes),
     )
     _check_memory(plan.memory_bytes)
     return plan
@@ -344,11 +344,13 @@ def choose_ctf_modes(particles: Particles, settings: Make3dSettings) -> tuple[tu
             mode = settings.ctf
             if mode != "none" and not usable:
                 raise ParameterError(
-                    f"--ctf {mode}: {settings.input} has no defocus or no voltage for optics group '{group.name}'; use --ctf none"
+                    f"--ctf {mode}: {settings.input} has no defocus or no voltage for optics group "
+                    f"'{group.name}'; use --ctf none"
                 )
             if mode in ("full", "flipped") and group.ctf_premultiplied:
                 raise ParameterError(
-                    f"--ctf {mode}: the images of optics group '{group.name}' are CTF-multiplied already; use --ctf auto"
+                    f"--ctf {mode}: the images of optics group '{group.name}' are CTF-multiplied already; "
+                    "use --ctf auto"
                 )
         modes.append(mode)
     return tuple(modes), notes
