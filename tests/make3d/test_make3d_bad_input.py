@@ -239,6 +239,13 @@ def test_a_folder_that_does_not_exist_or_cannot_be_written(data, attempt, tmp_pa
     assert run.left() == []
 
 
+@pytest.mark.parametrize("name", [".", "..", "/"])
+def test_a_folder_is_no_output(name, data, attempt):
+    run = attempt(data.table, "--output", name)
+    assert run.code == 2
+    assert len(run.err.splitlines()) == 1
+
+
 def test_a_processor_that_fails_on_an_image_ends_the_run(data, refused):
     # the mask file has another size than the images
     line = refused(

@@ -241,3 +241,40 @@ def test_particles_from_several_stacks_in_any_order(simulate, make3d, write_set,
     both = write_set(data.images, data.particles, interleave)
     both.with_name("images.mrcs").unlink()
     assert make3d(both).manifest["map_sha256"] == make3d(data.table).manifest["map_sha256"]
+
+
+def test_blocks_of_any_size_give_the_same_map(simulate, make3d, deviation, monkeypatch):
+    data = simulate(
+        count=100, half_sets=True, optics_groups=3, snr=0.5, defocus_range_angst=(8000.0, 12000.0)
+    )  # blocks end inside half sets and hold parts of optics groups
+    expected = make3d(data.table)
+    for images in (1, 7, 50):
+        monkeypatch.setattr("centralslice.jobs.make3d_plan.BATCH_BYTES", images * 4 * 4 * 32 * 17)
+        found = make3d(data.table, threads=2)
+        assert deviation(found.data, expected.data) < 1e-5
+
+
+def test_more_stacks_than_may_be_open_at_a_time(simulate, make3d, write_set, deviation, monkeypatch):
+    data = simulate(count=40)
+    paths = []
+    for number in range(40):
+        one = replace(data.particles.take(np.array([number])), image_number=np.zeros(1, np.int64))
+        paths.append(write_set(data.images[[number]], one).with_name("images.mrcs"))
+
+    def single(tables):
+        tables["particles"]["rlnImageName"] = np.array([f"1@{path}" for path in paths])
+
+    monkeypatch.setattr("centralslice.jobs.particle_images.OPEN_STACKS", 3)
+    run = make3d(write_set(data.images, data.particles, single))
+    assert run.manifest["map_sha256"] == make3d(data.table).manifest["map_sha256"]
+
+
+def test_several_passes_make_half_maps_and_a_merged_map_too(simulate, make3d, read, deviation):
+    data = simulate(count=60, half_sets=True, snr=1.0)
+    options = ("--iterative", "--compat", "eman2", "--mode", "iterative:passes=2")
+    run = make3d(data.table, *options)
+    whole = make3d(data.table, *options, "--half-maps", "no")
+    half = make3d(data.table, *options, "--subset", "2")
+    assert deviation(run.data, whole.data) < 1e-6
+    assert np.array_equal(read(run.beside("_half2.mrc")), half.data)
+    assert deviation(half.data, whole.data) > 0.05

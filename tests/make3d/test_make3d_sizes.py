@@ -56,7 +56,8 @@ def test_the_output_is_cut_about_the_centre_voxel(box, simulate, make3d):
         ("--pad", "40,44", "square"), ("--pad", "big", "expected N"), ("--pad", "1,2,3", "expected N"),
         ("--padvol", "64,64,60", "cube"), ("--padvol", "-4", "size in voxels"), ("--padvol", "4.5", "expected N"),
         ("--outsize", "-3", "1 voxel or more"), ("--outsize", "4,0,4", "1 voxel or more"),
-        ("--outsize", "4,4", "expected N"), ("--padvol", "20000", "GB of memory"),
+        ("--outsize", "4,4", "expected N"), ("--outsize", "999999", "GB of memory"),
+        ("--maxres", "70", "coarser than the box"), ("--padvol", "20000", "GB of memory"),
     ],
 )  # fmt: skip
 def test_sizes_that_cannot_be_are_refused(option, value, said, simulate, refused):

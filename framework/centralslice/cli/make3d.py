@@ -132,7 +132,8 @@ def _add_seed(parser: argparse.ArgumentParser) -> None:
 def _add_finish(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("the map")
     add = group.add_argument
-    add("--outsize", metavar="N[,N,N]", help="size of the map, x,y,z; 0: as the images [0]")
+    add("--outsize", metavar="N[,N,N]",
+        help="size of the map, x,y,z; 0: as the images; beyond their box it is filled with 0 [0]")  # fmt: skip
     add("--setsf", metavar="FILE", help="set the structure factor: a file, auto (strucfac.txt) or none")
     add(
         "--postprocess",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -98,7 +99,8 @@ class Make3dPlan:
         block = self.block_images * (4 * itemsize * size * (size // 2 + 1) + 2 * 4 * image * image)
         kept_maps = itemsize * image**3 if self.has_halves else 0
         sets = 2 if self.has_halves else 1
-        return BASE_BYTES + sets * self.sums.nbytes + kept_maps + max(block, self.sums.finish_bytes)
+        written = itemsize * math.prod(self.output_shape) * (3 if self.has_halves else 1)
+        return BASE_BYTES + sets * self.sums.nbytes + kept_maps + max(block, self.sums.finish_bytes, written)
 
     def lines(self) -> list[str]:
         """What ``--dry-run`` prints."""
@@ -180,6 +182,11 @@ def plan_make3d(settings: Make3dSettings, registry: Registry, particles: Particl
         precision=np.dtype(settings.precision),
         max_radius=None if settings.maxres is None else image_size * voxel_size / settings.maxres,
     )
+    if geometry.max_radius is not None and geometry.max_radius < 1:
+        raise ParameterError(
+            f"--maxres {settings.maxres:g}: coarser than the box of {image_size * voxel_size:g} Å, "
+            "nothing would be left"
+        )
     modes, ctf_notes = choose_ctf_modes(particles, settings)
     copies, grid_symmetry = plan_copies(symmetry, reconstructor, settings)
     itemsize = geometry.precision.itemsize
@@ -301,7 +308,7 @@ def _check_memory(needed: int) -> None:
     if needed > present:
         raise ResourceError(
             f"this run needs {needed / 1e9:,.1f} GB of memory, the machine has {present / 1e9:,.1f} GB; "
-            "take a smaller --padvol or --pad, --precision float32, or --half-maps no"
+            "take a smaller --padvol, --pad or --outsize, --precision float32, or --half-maps no"
         )
 
 

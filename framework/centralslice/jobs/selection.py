@@ -81,7 +81,8 @@ def select(particles: Particles, rules: SelectionRules) -> Selection:
     notes: tuple[str, ...] = ()
     if 0 < rules.keep < 1 and not rules.keep_absolute and np.ptp(quality) == 0:
         notes = (f"all {len(quality)} particles have the same quality, so --keep {rules.keep:g} drops none",)
-    drop(f"quality above {threshold:g} (--keep {rules.keep:g})", particles.quality <= threshold)
+    which = f"above {threshold:g}" if np.isfinite(threshold) else "of any value"
+    drop(f"quality {which} (--keep {rules.keep:g})", particles.quality <= threshold)
     weighted = replace(particles, weight=_weights(particles.weight, rules.weighting))
     drop("weight zero", weighted.weight > 0)
     halves = half_sets(weighted, rules)
