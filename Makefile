@@ -57,8 +57,10 @@ lint: $(VENV)/.dev  ## linters, types and import contracts only
 pytest: $(VENV)/.dev  ## all tests only
 	$(BIN)/python -m pytest -p no:benchmark $(PYTEST_ARGS)
 
-bench: $(VENV)/.dev  ## speed of the parts that matter
-	$(BIN)/python -m pytest benchmarks --benchmark-only
+bench: $(VENV)/.dev  ## speed and memory, some minutes; beside relion_reconstruct if it is on the PATH
+	$(BIN)/python -m pytest benchmarks --benchmark-only --benchmark-columns=min,median,rounds
+	$(BIN)/python benchmarks/marginal_cost.py --box 128
+	$(BIN)/python benchmarks/peak_memory.py
 
 docs: $(VENV)/.docs  ## the manual, as site/index.html
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

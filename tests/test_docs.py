@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import ast
 import importlib.util
 import os
 import re
@@ -161,6 +162,28 @@ def test_every_symmetry_in_the_manual_exists_and_has_that_many_operators() -> No
     assert len(counted) >= 13
     for name, count in counted:
         assert registry.symmetry(name).order == count, name
+
+
+def messages_of(folder: Path) -> Iterator[str]:
+    """Every text in the source, placeholders as a bar."""
+    for path in folder.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.JoinedStr):
+                yield "|".join(part.value for part in node.values if isinstance(part, ast.Constant))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                yield node.value
+
+
+def test_every_message_in_troubleshooting_is_one_that_the_program_prints() -> None:
+    known = "\n".join(text for folder in ("framework", "plugins") for text in messages_of(ROOT / folder))
+    rows = re.findall(
+        r"^\| `(.+?)`", (DOCS / "how-to/troubleshooting.md").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    assert len(rows) > 25
+    for told in rows:
+        for piece in re.split(r"…|'[^']*'|\d+(?!D)", told):
+            words = piece.strip(" ,:×")
+            assert len(words.split()) < 2 or words in known, f"{told!r}: {words!r}"
 
 
 def slug(heading: str) -> str:

@@ -94,7 +94,9 @@ def test_boxes_of_two_sizes(data, refused, write_set, tmp_path):
 
     def change(tables):
         names = tables["particles"]["rlnImageName"].tolist()
-        tables["particles"]["rlnImageName"] = np.array([*names[:30], *(f"{n + 1}@{small}" for n in range(30, 40))])
+        tables["particles"]["rlnImageName"] = np.array(
+            [*names[:30], *(f"{n + 1}@{small}" for n in range(30, 40))]
+        )
 
     line = refused(write_set(data.images, data.particles, change))
     for word in (str(small), "24 pixels", "32", "particle 31"):
@@ -182,7 +184,12 @@ def test_a_map_as_input_without_angles(data, refused):
 
 def test_wrong_numbers_of_tilt_angles(data, refused, tmp_path):
     angles = tmp_path / "angles.tlt"
-    for text, word in (("1\n2\n", "40"), ("", "angles.tlt"), ("a\n" * 40, "angles.tlt"), ("1\n\n" * 20, "angles.tlt")):
+    for text, word in (
+        ("1\n2\n", "40"),
+        ("", "angles.tlt"),
+        ("a\n" * 40, "angles.tlt"),
+        ("1\n\n" * 20, "angles.tlt"),
+    ):
         angles.write_text(text)
         assert word in refused(data.stack, "--tlt", angles)
     assert "does not exist" in refused(data.stack, "--tlt", tmp_path / "none.tlt")
@@ -202,7 +209,9 @@ def test_wrong_numbers_of_tilt_angles(data, refused, tmp_path):
         (("--setsf", "missing.txt"), "missing.txt"),
     ],
 )  # fmt: skip
-def test_names_that_do_not_exist_are_refused_before_any_image_is_read(options, word, data, refused, monkeypatch):
+def test_names_that_do_not_exist_are_refused_before_any_image_is_read(
+    options, word, data, refused, monkeypatch
+):
     def work(*arguments):
         raise AssertionError("work was done")
 
@@ -230,15 +239,26 @@ def test_a_folder_that_does_not_exist_or_cannot_be_written(data, attempt, tmp_pa
     assert run.left() == []
 
 
+@pytest.mark.parametrize("name", [".", "..", "/"])
+def test_a_folder_is_no_output(name, data, attempt):
+    run = attempt(data.table, "--output", name)
+    assert run.code == 2
+    assert len(run.err.splitlines()) == 1
+
+
 def test_a_processor_that_fails_on_an_image_ends_the_run(data, refused):
     # the mask file has another size than the images
-    line = refused(data.table, "--preprocess", f'mask.fromfile:filename="{data.table.with_name("truth.mrc")}"')
+    line = refused(
+        data.table, "--preprocess", f'mask.fromfile:filename="{data.table.with_name("truth.mrc")}"'
+    )
     assert "mask.fromfile" in line or "truth.mrc" in line
 
 
 def test_real_files_that_are_broken_give_one_line_each(reference, refused):
     folder = reference / "third_party"
-    broken = sorted(path for path in folder.rglob("*broken*") if path.suffix in {".star", ".cs", ".mrc", ".mrcs"})
+    broken = sorted(
+        path for path in folder.rglob("*broken*") if path.suffix in {".star", ".cs", ".mrc", ".mrcs"}
+    )
     for path in broken:
         assert refused(path)
 

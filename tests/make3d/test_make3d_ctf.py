@@ -110,7 +110,9 @@ def test_even_and_odd_zernike_coefficients_are_corrected(simulate, make3d, write
 
 
 @pytest.mark.parametrize("mode", ["kaiser_bessel", "trilinear", "iterative"])
-def test_groups_of_two_pixel_sizes_give_one_map_at_the_true_density(mode, simulate, make3d, write_set, deviation):
+def test_groups_of_two_pixel_sizes_give_one_map_at_the_true_density(
+    mode, simulate, make3d, write_set, deviation
+):
     data = simulate()
     particles, rotations = data.particles, data.particles.rotations
     second = np.arange(300) % 2 == 1
@@ -124,7 +126,9 @@ def test_groups_of_two_pixel_sizes_give_one_map_at_the_true_density(mode, simula
     limit = 0.03 if mode == "trilinear" else 0.012
     assert deviation(run.data, data.truth, 14) < limit
     # with the second group alone its own pixel size is the map's
-    alone = replace(both.take(second), image_number=np.arange(150), optics=groups[1:], optics_group=np.zeros(150, int))
+    alone = replace(
+        both.take(second), image_number=np.arange(150), optics=groups[1:], optics_group=np.zeros(150, int)
+    )
     finer = make3d(write_set(images[second], alone), "--mode", mode)
     assert deviation(finer.data, data.phantom.volume(32, 2.3), 14) < limit
 

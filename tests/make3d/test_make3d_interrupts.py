@@ -26,7 +26,16 @@ sys.exit(main(sys.argv[1:]))
 
 
 def command(data, folder, *options):
-    return ["make3d", "--input", str(data.table), "--output", str(folder / "map.mrc"), "--threads", "2", *options]
+    return [
+        "make3d",
+        "--input",
+        str(data.table),
+        "--output",
+        str(folder / "map.mrc"),
+        "--threads",
+        "2",
+        *options,
+    ]
 
 
 def names(folder):
@@ -95,7 +104,9 @@ def test_interrupting_leaves_nothing_under_a_final_name(which, module, name, dat
         assert process.returncode == -signal.SIGKILL
         # what is left hidden does not stop the next run
         again = subprocess.run(
-            [sys.executable, "-m", "centralslice.cli", *command(data, folder)], capture_output=True, check=False
+            [sys.executable, "-m", "centralslice.cli", *command(data, folder)],
+            capture_output=True,
+            check=False,
         )
         assert again.returncode == 0
 

@@ -17,7 +17,9 @@ from centralslice.geometry.rotations import rotation_y
 def peer(reference):
     """The EMAN2 stack of the reference data with what its headers say."""
     records = json.loads((reference / "eman2/proj_c1.json").read_text())
-    columns = {key: np.array([record[key] for record in records]) for key in ("class_qual", "ptcl_repr", "model_id")}
+    columns = {
+        key: np.array([record[key] for record in records]) for key in ("class_qual", "ptcl_repr", "model_id")
+    }
     return reference / "eman2/proj_c1.hdf", columns
 
 
@@ -65,7 +67,9 @@ def test_particles_kept_and_left_out_are_listed_in_the_map(peer, make3d):
     with h5py.File(run.output) as file:
         facts = file["MDF/images/0"].attrs
         assert facts["EMAN.threed_ptcl_idxs"].tolist() == np.flatnonzero(columns["model_id"] == 1).tolist()
-        assert facts["EMAN.threed_excl_ptcl_idxs"].tolist() == np.flatnonzero(columns["model_id"] != 1).tolist()
+        assert (
+            facts["EMAN.threed_excl_ptcl_idxs"].tolist() == np.flatnonzero(columns["model_id"] != 1).tolist()
+        )
         assert facts["EMAN.threed_ptcl_src"].decode().endswith("proj_c1.hdf")
         assert np.isclose(facts["EMAN.apix_x"][0], 2.0)
 
@@ -173,13 +177,18 @@ def test_iterative_works_with_savenorm_seed_and_threads(simulate, make3d, read, 
     assert deviation(seeded.data, data.truth) < 0.01
 
 
-@pytest.mark.parametrize("mode", ["gauss_2", "gauss_3", "gauss_5", "gauss_var", "trilinear", "nearest_neighbor"])
+@pytest.mark.parametrize(
+    "mode", ["gauss_2", "gauss_3", "gauss_5", "gauss_var", "trilinear", "nearest_neighbor"]
+)
 def test_without_radial_correction_the_rim_is_attenuated(mode, simulate, make3d, refused):
     data = simulate()
     raw, corrected = (make3d(data.table, "--mode", mode, *more).data for more in (("--noradcor",), ()))
     axis = np.arange(32) - 16
     radius = np.sqrt(axis[:, None, None] ** 2 + axis[:, None] ** 2 + axis**2)
-    gain = [np.sum((raw * corrected)[part]) / np.sum((corrected**2)[part]) for part in (radius < 4, (radius > 7) & (radius < 10))]
+    gain = [
+        np.sum((raw * corrected)[part]) / np.sum((corrected**2)[part])
+        for part in (radius < 4, (radius > 7) & (radius < 10))
+    ]
     assert gain[0] > 0.9
     assert gain[1] < gain[0]
     assert "--noradcor" in refused(data.table, "--noradcor", "--mode", "kaiser_bessel")
@@ -232,3 +241,40 @@ def test_particles_from_several_stacks_in_any_order(simulate, make3d, write_set,
     both = write_set(data.images, data.particles, interleave)
     both.with_name("images.mrcs").unlink()
     assert make3d(both).manifest["map_sha256"] == make3d(data.table).manifest["map_sha256"]
+
+
+def test_blocks_of_any_size_give_the_same_map(simulate, make3d, deviation, monkeypatch):
+    data = simulate(
+        count=100, half_sets=True, optics_groups=3, snr=0.5, defocus_range_angst=(8000.0, 12000.0)
+    )  # blocks end inside half sets and hold parts of optics groups
+    expected = make3d(data.table)
+    for images in (1, 7, 50):
+        monkeypatch.setattr("centralslice.jobs.make3d_plan.BATCH_BYTES", images * 4 * 4 * 32 * 17)
+        found = make3d(data.table, threads=2)
+        assert deviation(found.data, expected.data) < 1e-5
+
+
+def test_more_stacks_than_may_be_open_at_a_time(simulate, make3d, write_set, deviation, monkeypatch):
+    data = simulate(count=40)
+    paths = []
+    for number in range(40):
+        one = replace(data.particles.take(np.array([number])), image_number=np.zeros(1, np.int64))
+        paths.append(write_set(data.images[[number]], one).with_name("images.mrcs"))
+
+    def single(tables):
+        tables["particles"]["rlnImageName"] = np.array([f"1@{path}" for path in paths])
+
+    monkeypatch.setattr("centralslice.jobs.particle_images.OPEN_STACKS", 3)
+    run = make3d(write_set(data.images, data.particles, single))
+    assert run.manifest["map_sha256"] == make3d(data.table).manifest["map_sha256"]
+
+
+def test_several_passes_make_half_maps_and_a_merged_map_too(simulate, make3d, read, deviation):
+    data = simulate(count=60, half_sets=True, snr=1.0)
+    options = ("--iterative", "--compat", "eman2", "--mode", "iterative:passes=2")
+    run = make3d(data.table, *options)
+    whole = make3d(data.table, *options, "--half-maps", "no")
+    half = make3d(data.table, *options, "--subset", "2")
+    assert deviation(run.data, whole.data) < 1e-6
+    assert np.array_equal(read(run.beside("_half2.mrc")), half.data)
+    assert deviation(half.data, whole.data) > 0.05

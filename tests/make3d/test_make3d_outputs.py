@@ -108,7 +108,12 @@ def test_postprocessors_work_on_the_merged_map_in_order(simulate, make3d, read):
 
 def test_preprocessors_work_on_each_image_in_order(simulate, make3d):
     table = simulate().table
-    shift_first = ("--preprocess", "math.linear:scale=2:shift=1", "--preprocess", "math.linear:scale=3:shift=0")
+    shift_first = (
+        "--preprocess",
+        "math.linear:scale=2:shift=1",
+        "--preprocess",
+        "math.linear:scale=3:shift=0",
+    )
     scale_first = (*shift_first[2:], *shift_first[:2])
     plain = make3d(table).data
     for order, offset in ((shift_first, 3.0), (scale_first, 1.0)):
@@ -274,7 +279,10 @@ def test_from_the_shell_the_result_is_the_same(simulate, make3d, tmp_path):
     ]  # fmt: skip
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == ["map.mrc", "map_manifest.json"]
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == [
+        "map.mrc",
+        "map_manifest.json",
+    ]
     facts = json.loads((tmp_path / "map_manifest.json").read_text())
     assert facts["map_sha256"] == make3d(data.table).manifest["map_sha256"]
     assert facts["command"].startswith("centralslice make3d --input=")

@@ -16,7 +16,9 @@ BOX = 32
 def shell_numbers():
     """Shell of each voxel of a weight map: (z, y) centred, x from 0."""
     axis = np.arange(BOX) - BOX // 2
-    return np.rint(np.sqrt(axis[:, None, None] ** 2 + axis[:, None] ** 2 + np.arange(BOX // 2 + 1) ** 2)).astype(int)
+    return np.rint(
+        np.sqrt(axis[:, None, None] ** 2 + axis[:, None] ** 2 + np.arange(BOX // 2 + 1) ** 2)
+    ).astype(int)
 
 
 def shell_means(values, shells):
@@ -42,7 +44,9 @@ def counted_weights(particles):
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("optics", [{}, OPTICS], ids=["plain", "ctf"])
-def test_the_weight_map_is_the_sum_of_squared_ctfs_per_unpadded_voxel(mode, optics, simulate, make3d, read, tmp_path):
+def test_the_weight_map_is_the_sum_of_squared_ctfs_per_unpadded_voxel(
+    mode, optics, simulate, make3d, read, tmp_path
+):
     data = simulate(**optics)
     norm = tmp_path / "norm.mrc"
     make3d(data.table, "--mode", mode, "--savenorm", norm)

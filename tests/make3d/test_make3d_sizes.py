@@ -42,7 +42,9 @@ def test_the_output_is_cut_about_the_centre_voxel(box, simulate, make3d):
     brick = make3d(table, "--outsize", "20,24,28").data
     centre = box // 2
     assert brick.shape == (28, 24, 20)  # x, y, z as given; z, y, x as stored
-    assert np.array_equal(brick, whole[centre - 14 : centre + 14, centre - 12 : centre + 12, centre - 10 : centre + 10])
+    assert np.array_equal(
+        brick, whole[centre - 14 : centre + 14, centre - 12 : centre + 12, centre - 10 : centre + 10]
+    )
     larger = make3d(table, "--outsize", box + 3).data
     first = (box + 3) // 2 - centre
     assert np.array_equal(larger[first : first + box, first : first + box, first : first + box], whole)
@@ -54,7 +56,8 @@ def test_the_output_is_cut_about_the_centre_voxel(box, simulate, make3d):
         ("--pad", "40,44", "square"), ("--pad", "big", "expected N"), ("--pad", "1,2,3", "expected N"),
         ("--padvol", "64,64,60", "cube"), ("--padvol", "-4", "size in voxels"), ("--padvol", "4.5", "expected N"),
         ("--outsize", "-3", "1 voxel or more"), ("--outsize", "4,0,4", "1 voxel or more"),
-        ("--outsize", "4,4", "expected N"), ("--padvol", "20000", "GB of memory"),
+        ("--outsize", "4,4", "expected N"), ("--outsize", "999999", "GB of memory"),
+        ("--maxres", "70", "coarser than the box"), ("--padvol", "20000", "GB of memory"),
     ],
 )  # fmt: skip
 def test_sizes_that_cannot_be_are_refused(option, value, said, simulate, refused):
@@ -83,7 +86,13 @@ def test_numbers_that_must_be_positive_are_refused_otherwise(option, value, simu
 def test_bits_of_an_hdf_map(simulate, make3d, refused):
     table = simulate(count=40).table
     exact = make3d(table).data  # MRC, float32
-    for bits, stored in ((0, np.float32), (-1, np.float32), (6, np.uint8), (12, np.uint16), (None, np.uint16)):
+    for bits, stored in (
+        (0, np.float32),
+        (-1, np.float32),
+        (6, np.uint8),
+        (12, np.uint16),
+        (None, np.uint16),
+    ):
         option = () if bits is None else ("--compressbits", bits)
         run = make3d(table, *option, output="map.hdf")
         with h5py.File(run.output) as file:

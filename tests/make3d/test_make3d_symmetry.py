@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from centralslice.geometry.gaussians import random_phantom
+from centralslice.geometry.gaussians import GaussianPhantom, random_phantom
 from centralslice.plugin.registry import shared_registry
 
 NAMES = ("c1", "c2", "c5", "d2", "d7", "tet", "T", "oct", "O", "icos", "icos2", "I1", "I2", "I3", "I4", "i")
@@ -35,7 +35,9 @@ def test_names_for_the_same_setting_give_the_same_map(name, other, simulate, mak
 
 @pytest.mark.parametrize(("name", "other"), [("I1", "I2"), ("I3", "I4"), ("tet", "T")])
 def test_names_for_different_settings_give_different_maps(name, other, simulate, make3d, deviation):
-    data = simulate(sym=name, count=20, seed=11)
+    unit = GaussianPhantom(np.array([[7.0, 12.0, 18.0]]), np.array([3.0]), np.ones(1))
+    phantom = unit.symmetrised(shared_registry().symmetry(name))
+    data = simulate(phantom=phantom, count=20, seed=11)
     right, wrong = make3d(data.table, "--sym", name), make3d(data.table, "--sym", other)
     assert deviation(wrong.data, data.truth, 14) > 2.5 * deviation(right.data, data.truth, 14)
 
@@ -65,7 +67,7 @@ def test_the_result_has_the_symmetry_exactly_where_the_grid_has_it(simulate, mak
 
 def helix(count: int):
     unit = random_phantom(2, (3.0, 4.0), 3.0, 5)
-    shifted = type(unit)(unit.centres_angst + [9.0, 0, 0], unit.sigmas_angst, unit.heights)
+    shifted = GaussianPhantom(unit.centres_angst + np.array([9.0, 0, 0]), unit.sigmas_angst, unit.heights)
     return shifted.symmetrised(shared_registry().symmetry(f"h{count}:1:50:5"))
 
 
@@ -91,7 +93,9 @@ def test_a_helix_shifts_each_copy_by_its_rise(simulate, make3d, deviation):
     angle, rise = 90.0, 3 * 2.0  # a grid symmetry and three voxels, so that numpy can do it
     data = simulate(count=400, box_size=32, seed=9)
     plain = make3d(data.table, "--precision", "float64", "--pad", "48").data
-    run = make3d(data.table, "--precision", "float64", "--pad", "48", "--sym", f"h3:1:{angle:g}:{rise:g}").data
+    run = make3d(
+        data.table, "--precision", "float64", "--pad", "48", "--sym", f"h3:1:{angle:g}:{rise:g}"
+    ).data
 
     def moved(turns: int) -> np.ndarray:
         # S = Rz(90 h), t = 3 h voxels: V(S r + t) = V(r); odd part of the even box: drop plane 0

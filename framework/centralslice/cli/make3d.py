@@ -17,7 +17,7 @@ from centralslice.errors import EXIT_INTERRUPTED, EXIT_REQUEUE, ParameterError
 if TYPE_CHECKING:
     from centralslice.jobs.make3d_plan import Make3dPlan
     from centralslice.jobs.make3d_result import Make3dResult
-    from centralslice.jobs.make3d_settings import Make3dSettings, SeedSettings
+    from centralslice.jobs.make3d_settings import ConventionChoice, Make3dSettings, SeedSettings
     from centralslice.jobs.selection import SelectionRules
     from centralslice.plugin.registry import Registry
     from centralslice.runtime.communicator import Communicator
@@ -62,7 +62,8 @@ def _add_files(parser: argparse.ArgumentParser) -> None:
     add("--apix", type=float, metavar="Å", help="pixel size of the images; overrides the metadata")
     add("--shift-convention", choices=("projection", "recentre", "auto"),
         help="what header shifts of EMAN2 HDF files mean: the pose's shift, or the shift that re-centres "
-        "the image; auto tries both on up to 300 images and says which [auto; recentre with --compat eman2]")  # fmt: skip
+        "the image; auto tries both on up to 300 images and says which "
+        "[auto; recentre with --compat eman2]")  # fmt: skip
     add("--force", action="store_true", help="replace existing outputs")
 
 
@@ -125,7 +126,7 @@ def _add_seed(parser: argparse.ArgumentParser) -> None:
     add = group.add_argument
     add("--seedmap", type=Path, metavar="FILE", help="map added to the data as if it had been measured")
     add("--seedweight", type=float, metavar="X", help="its weight, ΣCTF² per unpadded voxel [1]")
-    add("--seedweightmap", type=Path, metavar="FILE", 
+    add("--seedweightmap", type=Path, metavar="FILE",
         help="its weight per voxel, as --savenorm writes it; times --seedweight if given")  # fmt: skip
     add("--useseedasref", action="store_true",
         help="weigh the rings of each image by their agreement with the seed instead of adding the seed")  # fmt: skip
@@ -134,7 +135,8 @@ def _add_seed(parser: argparse.ArgumentParser) -> None:
 def _add_finish(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("the map")
     add = group.add_argument
-    add("--outsize", metavar="N[,N,N]", help="size of the map, x,y,z; 0: as the images [0]")
+    add("--outsize", metavar="N[,N,N]",
+        help="size of the map, x,y,z; 0: as the images; beyond their box it is filled with 0 [0]")  # fmt: skip
     add("--setsf", metavar="FILE", help="set the structure factor: a file, auto (strucfac.txt) or none")
     add(
         "--postprocess",
@@ -230,14 +232,15 @@ def _report(plan: Make3dPlan, result: Make3dResult) -> list[str]:
     blank = result.blank_rows
     lines = []
     if len(blank):
-        shown = ", ".join(str(row + 1) for row in blank[:10]) + (", …" if len(blank) > 10 else "")
+        shown = ", ".join(str(row + 1) for row in blank[:10]) + (
+            ", … (all: see the manifest)" if len(blank) > 10 else ""
+        )
         lines.append(f"skipped    {len(blank)} images of zero variance: particles {shown}")
     if result.resumed_particles:
         lines.append(f"resumed    {result.resumed_particles:,} particles taken over from the checkpoint")
     for name, curve in result.fsc.items():
-        lines.append(
-            f"resolution {curve.resolution(0.143):.2f} Å (half-map FSC 0.143, {name}), {curve.resolution(0.5):.2f} Å (0.5)"
-        )
+        first, second = curve.resolution(0.143), curve.resolution(0.5)
+        lines.append(f"resolution {first:.2f} Å (half-map FSC 0.143, {name}), {second:.2f} Å (0.5)")
     times = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in result.timings_s.items())
     return [*lines, f"time       {times}", f"sha256     {result.sha256}", f"map        {plan.outputs.merged}"]
 
@@ -257,7 +260,7 @@ def settings_from(arguments: argparse.Namespace) -> Make3dSettings:
     mode = given.mode
     if given.iterative:
         mode = mode if mode is not None and mode.split(":")[0] == "iterative" else "iterative"
-    convention = given.shift_convention or ("recentre" if given.compat else "auto")
+    convention: ConventionChoice = given.shift_convention or ("recentre" if given.compat else "auto")
     return Make3dSettings(
         input=given.input, output=given.output, mode=mode, sym=given.sym, image_dir=given.image_dir, tlt=given.tlt,
         apix=given.apix, shift_convention=convention, selection=_selection(given), use_ssnr=given.usessnr,

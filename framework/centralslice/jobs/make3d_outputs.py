@@ -41,8 +41,17 @@ class Outputs:
 
 
 def plan_outputs(settings: Make3dSettings, halves: bool) -> Outputs:
-    """Names of all files: beside the map, with its stem."""
+    """Names of all files: beside the map, with its stem.
+
+    Raises
+    ------
+    ParameterError
+        If an output has no name.
+    """
     output = settings.output
+    for path in (output, settings.save_norm):
+        if path is not None and not path.name:
+            raise ParameterError(f"{path}: is a folder; give the name of a file to write")
     norm = settings.save_norm
 
     def beside(ending: str) -> Path:

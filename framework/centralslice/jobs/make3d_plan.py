@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import math
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -110,7 +110,9 @@ class Make3dPlan:
         block = self.piece_images * (4 * itemsize * size * (size // 2 + 1) + 2 * 4 * image * image)
         kept_maps = itemsize * image**3 if self.has_halves else 0
         sets = 2 if self.has_halves else 1
-        return BASE_BYTES + sets * scheme_bytes(self.sums_kind, self.sums) + kept_maps + max(block, self.sums.finish_bytes)
+        written = itemsize * math.prod(self.output_shape) * (3 if self.has_halves else 1)
+        sums = sets * scheme_bytes(self.sums_kind, self.sums)
+        return BASE_BYTES + sums + kept_maps + max(block, self.sums.finish_bytes, written)
 
     def lines(self) -> list[str]:
         """What ``--dry-run`` prints."""
@@ -193,6 +195,11 @@ def plan_make3d(settings: Make3dSettings, registry: Registry, particles: Particl
         precision=np.dtype(settings.precision),
         max_radius=None if settings.maxres is None else image_size * voxel_size / settings.maxres,
     )
+    if geometry.max_radius is not None and geometry.max_radius < 1:
+        raise ParameterError(
+            f"--maxres {settings.maxres:g}: coarser than the box of {image_size * voxel_size:g} Å, "
+            "nothing would be left"
+        )
     modes, ctf_notes = choose_ctf_modes(particles, settings)
     copies, grid_symmetry = plan_copies(symmetry, reconstructor, settings)
     kind = choose_kind(reconstructor, settings.sums == "exact")
@@ -221,7 +228,7 @@ def plan_make3d(settings: Make3dSettings, registry: Registry, particles: Particl
         block_images=_block_images(len(particles), piece, sums.nbytes, kind),
         piece_images=piece,
         source_count=source_count,
-        notes=(*particles.notes, *notes, *ctf_notes),
+        notes=(*particles.notes, *notes, *selection.notes, *ctf_notes),
     )
     _check_memory(plan.memory_bytes)
     return plan
@@ -331,7 +338,7 @@ def _check_memory(needed: int) -> None:
     if needed > present:
         raise ResourceError(
             f"this run needs {needed / 1e9:,.1f} GB of memory, the machine has {present / 1e9:,.1f} GB; "
-            "take a smaller --padvol or --pad, --precision float32, or --half-maps no"
+            "take a smaller --padvol, --pad or --outsize, --precision float32, or --half-maps no"
         )
 
 
@@ -374,11 +381,13 @@ def choose_ctf_modes(particles: Particles, settings: Make3dSettings) -> tuple[tu
             mode = settings.ctf
             if mode != "none" and not usable:
                 raise ParameterError(
-                    f"--ctf {mode}: {settings.input} has no defocus or no voltage for optics group '{group.name}'; use --ctf none"
+                    f"--ctf {mode}: {settings.input} has no defocus or no voltage for optics group "
+                    f"'{group.name}'; use --ctf none"
                 )
             if mode in ("full", "flipped") and group.ctf_premultiplied:
                 raise ParameterError(
-                    f"--ctf {mode}: the images of optics group '{group.name}' are CTF-multiplied already; use --ctf auto"
+                    f"--ctf {mode}: the images of optics group '{group.name}' are CTF-multiplied already; "
+                    "use --ctf auto"
                 )
         modes.append(mode)
     return tuple(modes), notes

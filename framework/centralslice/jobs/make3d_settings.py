@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from centralslice.jobs.selection import SelectionRules
+
+#: What ``--shift-convention`` takes.
+ConventionChoice: TypeAlias = Literal["projection", "recentre", "auto"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +40,7 @@ class Make3dSettings:
     image_dir: Path | None = None
     tlt: Path | None = None
     apix: float | None = None
-    shift_convention: Literal["projection", "recentre", "auto"] = "auto"
+    shift_convention: ConventionChoice = "auto"
     selection: SelectionRules = field(default_factory=SelectionRules)
     use_ssnr: bool = False
     fill_angle: float = 0.0

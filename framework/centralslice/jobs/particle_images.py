@@ -79,12 +79,14 @@ def check_stacks(particles: Particles, pool: StackPool) -> StackHeader:
         if header.shape[0] != header.shape[1]:
             raise FormatError(
                 f"{path}: images are {header.shape[1]}×{header.shape[0]} pixels "
-                f"({particles.source}, particle {_row(particles, int(rows[0]))}); expected square ones: clip or pad them first"
+                f"({particles.source}, particle {_row(particles, int(rows[0]))}); "
+                "expected square ones: clip or pad them first"
             )
         if first is not None and header.shape != first.shape:
             raise FormatError(
                 f"{path}: images are {header.shape[0]} pixels wide ({particles.source}, particle "
-                f"{_row(particles, int(rows[0]))}), others are {first.shape[0]}; expected one box size: rescale them first"
+                f"{_row(particles, int(rows[0]))}), others are {first.shape[0]}; "
+                "expected one box size: rescale them first"
             )
         first = header if first is None else first
     if first is None:
@@ -200,7 +202,7 @@ class ReadAhead:
         self._reader.shutdown(wait=True, cancel_futures=True)
 
 
-@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+@njit(nogil=True, cache=True)
 def _subtract_edge_means(images: Any) -> Any:
     """Subtract each image's border mean (corners twice, as EMAN2 counts) in place; which are flat, which finite."""
     count, height, width = images.shape

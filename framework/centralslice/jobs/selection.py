@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from centralslice.conventions import BoolArray, FloatArray
+from centralslice.conventions import BoolArray, FloatArray, IntArray
 from centralslice.data.particles import Particles
 from centralslice.errors import ParameterError, SelectionError
 
@@ -47,11 +47,12 @@ class SelectionRules:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """The particles used, their rows in the file, and how many were dropped for what reason."""
+    """The particles used, their rows in the file, how many were dropped for what reason, and what to say."""
 
     particles: Particles
-    rows: FloatArray
+    rows: IntArray
     dropped: dict[str, int]
+    notes: tuple[str, ...] = ()
 
 
 def select(particles: Particles, rules: SelectionRules) -> Selection:
@@ -75,8 +76,13 @@ def select(particles: Particles, rules: SelectionRules) -> Selection:
 
     if rules.model is not None:
         drop(f"model other than {rules.model} (--input-model)", particles.model_number == rules.model)
-    threshold = quality_threshold(particles.quality[used], rules)
-    drop(f"quality above {threshold:g} (--keep {rules.keep:g})", particles.quality <= threshold)
+    quality = particles.quality[used]
+    threshold = quality_threshold(quality, rules)
+    notes: tuple[str, ...] = ()
+    if 0 < rules.keep < 1 and not rules.keep_absolute and np.ptp(quality) == 0:
+        notes = (f"all {len(quality)} particles have the same quality, so --keep {rules.keep:g} drops none",)
+    which = f"above {threshold:g}" if np.isfinite(threshold) else "of any value"
+    drop(f"quality {which} (--keep {rules.keep:g})", particles.quality <= threshold)
     weighted = replace(particles, weight=_weights(particles.weight, rules.weighting))
     drop("weight zero", weighted.weight > 0)
     halves = half_sets(weighted, rules)
@@ -87,7 +93,7 @@ def select(particles: Particles, rules: SelectionRules) -> Selection:
             )
         drop(f"half set other than {rules.subset} (--subset)", halves == rules.subset)
     rows = np.flatnonzero(used)
-    return Selection(replace(weighted, half_set=halves).take(rows), rows, dropped)
+    return Selection(replace(weighted, half_set=halves).take(rows), rows, dropped, notes)
 
 
 def quality_threshold(quality: FloatArray, rules: SelectionRules) -> float:
@@ -119,7 +125,7 @@ def _weights(weight: FloatArray, weighting: str) -> FloatArray:
     return np.sqrt(np.maximum(weight, 0)) if weighting == "square_root" else weight
 
 
-def half_sets(particles: Particles, rules: SelectionRules) -> np.ndarray[tuple[int], np.dtype[np.int8]]:
+def half_sets(particles: Particles, rules: SelectionRules) -> IntArray:
     """Half set of each particle, existing or made by ``--split``."""
     if rules.split is None:
         return particles.half_set
