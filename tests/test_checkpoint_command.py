@@ -21,7 +21,7 @@ def folder(tmp_path: Path) -> Path:
 
 def make(tmp_path: Path, name: str) -> Path:
     store = CheckpointStore(tmp_path / f"{name}_checkpoint")
-    state = RunState({"inputs": name, "options": {"sym": "c4"}}, {"merged": 3})
+    state = RunState({"inputs": name, "options": {"sym": "c4"}}, {"merged": 3}, {"merged": {"value": (1.0,)}})
     for epoch in (1, 2):
         shard = Shard({"merged": {"value": np.full((2, 3), epoch)}}, {"merged": np.arange(epoch + 1)})
         store.commit(epoch, [store.write_shard(epoch, 0, shard)], state)

@@ -19,9 +19,16 @@ from centralslice.runtime.checkpoint_merge import merge_checkpoints
 STATE = RunState(
     {"inputs": "a.star", "options": {"sym": "c1"}, "versions": {"numpy": "2"}},
     {"half1": 2, "half2": 1},
-    {"half1": {"value": 2.0**-20}, "half2": {"value": 2.0**-20}},
+    {label: {"value": (2.0**-20,)} for label in ("half1", "half2")},
     {"blank": [3]},
 )
+
+
+def quanta(*values: float) -> dict[str, dict[str, tuple[float, ...]]]:
+    """These for both stages."""
+    return {label: {"value": values} for label in STATE.stages}
+
+
 REFERENCE = {"reference": np.ones((2, 2))}
 
 
@@ -100,7 +107,7 @@ def test_different_quanta_are_brought_to_the_finest(
     folder = tmp_path_factory.mktemp("quanta")
     kind = np.int32 if small else np.int64
     jobs = [
-        job(folder, seed, quanta={label: {"value": 2.0**power} for label in STATE.stages}, limit=2**20, dtype=kind)
+        job(folder, seed, quanta={label: {"value": (2.0**power,)} for label in STATE.stages}, limit=2**20, dtype=kind)
         for seed, power in enumerate(exponents)
     ]  # fmt: skip
     result = merge_checkpoints(jobs, folder / "merged")
@@ -109,8 +116,23 @@ def test_different_quanta_are_brought_to_the_finest(
         sums(each, "half2") * 2 ** (power - finest) for each, power in zip(jobs, exponents, strict=True)
     )
     assert (sums(result.folder, "half2") == expected).all()
-    assert opened(result.folder).state.quanta["half2"]["value"] == 2.0**finest
+    assert opened(result.folder).state.quanta["half2"]["value"] == (2.0**finest,)
     assert bool(result.notes) == (len(set(exponents)) > 1)
+
+
+def test_each_index_of_the_last_axis_may_have_its_own_quantum(tmp_path: Path) -> None:
+    one = job(tmp_path, 1, quanta=quanta(2.0**-20, 4.0))
+    two = job(tmp_path, 2, quanta=quanta(2.0**-18, 1.0))
+    merged = merge_checkpoints([one, two], tmp_path / "merged").folder
+    assert opened(merged).state.quanta == quanta(2.0**-20, 1.0)
+    expected = sums(one, "half1") * np.array([1, 4]) + sums(two, "half1") * np.array([4, 1])
+    assert (sums(merged, "half1") == expected).all()
+
+
+def test_floats_of_two_precisions_are_refused(tmp_path: Path) -> None:
+    jobs = [job(tmp_path, n, dtype=kind, quanta={}) for n, kind in enumerate((np.float32, np.float64))]
+    with pytest.raises(CheckpointError, match=r"half1/value has the types \['float32', 'float64'\]"):
+        merge_checkpoints(jobs, tmp_path / "merged")
 
 
 def test_sums_of_int32_stay_int32_while_they_fit(tmp_path: Path) -> None:
@@ -140,11 +162,14 @@ def test_floats_are_added_in_the_order_given(tmp_path: Path) -> None:
         ({"stages": {}}, "not complete"),
         ({"stages": {"half1": 2, "half2": 1, "merged": 0}}, "half1, half2, merged"),
         ({"shape": (3, 4, 1)}, "differ in shape"),
-        ({"dtype": np.float32}, "types"),
-        ({"quanta": {"half1": {"value": 2.0**-20}}}, "quanta of half2/value"),
-        ({"quanta": {"half1": {"value": 3.0}, "half2": {"value": 1.0}}}, "powers of two expected"),
-        ({"quanta": {"half1": {"value": 2.0**5}, "half2": {"value": 1.0}}}, "does not fit into 64 bits"),
-        ({"quanta": {"half1": {"value": 2.0**90}, "half2": {"value": 1.0}}}, "does not fit into 64 bits"),
+        ({"dtype": np.float32}, "has quanta, but its types"),
+        ({"dtype": np.float32, "quanta": {}}, "quanta of half1/value"),
+        ({"quanta": {}}, r"quanta of half1/value are \[\(9.5[^,]*,\), \(\)\]"),
+        ({"quanta": quanta(3.0)}, "powers of two"),
+        ({"quanta": quanta(0.0)}, "powers of two"),
+        ({"quanta": quanta(1.0, 1.0)}, "one for each index of the last axis"),
+        ({"quanta": quanta(2.0**5)}, "does not fit into 64 bits"),
+        ({"quanta": quanta(2.0**90)}, "does not fit into 64 bits"),
         ({"limit": 2**62, "seed": 9}, "does not fit into 64 bits"),
         ({"reference": {}}, "'reference' of .* passes after the first"),
         ({"reference": {"reference": np.zeros((2, 2))}}, "'reference' of .* passes after the first"),

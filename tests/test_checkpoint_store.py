@@ -28,7 +28,9 @@ from centralslice.runtime.checkpoint import (
 )
 
 FINGERPRINT = {"inputs": {"p.star": {"bytes": 7}}, "options": {"pad": (2, 2)}, "versions": {"numpy": "2"}}
-STATE = RunState(FINGERPRINT, {"half1": 10, "half2": 10}, {"half1": {"value": 2.0**-30}}, {"blank": [1, 2]})
+STATE = RunState(
+    FINGERPRINT, {"half1": 10, "half2": 10}, {"half1": {"value": (2.0**-30,)}}, {"blank": [1, 2]}
+)
 
 names = st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1, max_size=8)
 names = names.filter(lambda name: name not in (".", ".."))
@@ -133,7 +135,7 @@ def test_the_master_comes_first_and_has_its_own_shard(tmp_path: Path) -> None:
         "half1": [0, 1, 2],
         "half2": [],
     }
-    assert found.state.quanta == {"half1": {"value": 2.0**-30}}
+    assert found.state.quanta == {"half1": {"value": (2.0**-30,)}}
     assert found.state.facts == {"blank": [1, 2]}
     assert found.notes == ()
 

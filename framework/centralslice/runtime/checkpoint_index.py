@@ -79,7 +79,7 @@ def read_index(path: Path) -> Index:
             dict(content["fingerprint"]),
             {str(label): int(blocks) for label, blocks in content["stages"].items()},
             {
-                str(label): {str(name): float(quantum) for name, quantum in quanta.items()}
+                str(label): {str(name): tuple(map(float, each)) for name, each in quanta.items()}
                 for label, quanta in content["quanta"].items()
             },
             dict(content["facts"]),

@@ -23,7 +23,6 @@ MAY_DIFFER = ("inputs", "selection")
 MERGED = "merged"
 
 _Key: TypeAlias = tuple[str, str]
-_INT64 = np.iinfo(np.int64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,22 +146,25 @@ def _layout(part: Checkpoint) -> dict[_Key, tuple[tuple[int, ...], np.dtype[Any]
     return dict(sorted(found.items()))
 
 
-def _common_quanta(parts: Sequence[Checkpoint]) -> tuple[dict[str, dict[str, float]], list[str]]:
-    """Per array the finest quantum, and notes where they differ."""
-    common: dict[str, dict[str, float]] = {}
+def _common_quanta(parts: Sequence[Checkpoint]) -> tuple[dict[str, dict[str, tuple[float, ...]]], list[str]]:
+    """Per array of integers the finest quanta, and notes where they differ."""
+    common: dict[str, dict[str, tuple[float, ...]]] = {}
     notes = []
-    for label, name in _layout(parts[0]):
-        given = [part.state.quanta.get(label, {}).get(name) for part in parts]
-        known = [quantum for quantum in given if quantum is not None]
-        if not known:
+    for (label, name), (shape, dtype) in _layout(parts[0]).items():
+        given = [part.state.quanta.get(label, {}).get(name, ()) for part in parts]
+        if not any(given) and dtype.kind not in "iu":
             continue
-        if len(known) < len(given) or not all(_is_power_of_two(quantum) for quantum in known):
+        counts = {len(quanta) for quanta in given}
+        known = all(_is_power_of_two(quantum) for quanta in given for quantum in quanta)
+        if counts not in ({1}, {shape[-1] if len(shape) > 1 else 1}) or not known:
             raise CheckpointError(
-                f"cannot be merged: the quanta of {label}/{name} are {given}, powers of two expected"
+                f"cannot be merged: the quanta of {label}/{name} are {given}; expected powers of two, in each job "
+                "one for all or one for each index of the last axis"
             )
-        common.setdefault(label, {})[name] = min(known)
-        if len(set(known)) > 1:
-            notes.append(f"{label}/{name}: quanta {sorted(set(known))}: all sums brought to {min(known)}")
+        finest = tuple(map(min, zip(*given, strict=True)))
+        common.setdefault(label, {})[name] = finest
+        if len(set(given)) > 1:
+            notes.append(f"{label}/{name}: quanta {sorted(set(given))}: all sums brought to {finest}")
     return common, notes
 
 
@@ -171,37 +173,50 @@ def _is_power_of_two(quantum: float) -> bool:
 
 
 def _added(
-    parts: Sequence[Checkpoint], quanta: Mapping[str, Mapping[str, float]]
+    parts: Sequence[Checkpoint], quanta: Mapping[str, Mapping[str, tuple[float, ...]]]
 ) -> dict[str, dict[str, AnyArray]]:
     sums: dict[str, dict[str, AnyArray]] = {}
     for (label, name), (shape, _) in _layout(parts[0]).items():
         kinds = {_layout(part)[label, name][1] for part in parts}
-        quantum = quanta.get(label, {}).get(name)
-        sums.setdefault(label, {})[name] = _add_array(parts, (label, name), shape, (kinds, quantum))
+        finest = quanta.get(label, {}).get(name)
+        if finest is None:
+            sums.setdefault(label, {})[name] = _add_floats(parts, (label, name), shape, kinds)
+        else:
+            sums.setdefault(label, {})[name] = _add_integers(parts, (label, name), shape, (kinds, finest))
     return sums
 
 
-def _add_array(
+def _add_floats(
+    parts: Sequence[Checkpoint], key: _Key, shape: tuple[int, ...], kinds: set[np.dtype[Any]]
+) -> AnyArray:
+    if len(kinds) > 1:
+        raise CheckpointError(f"cannot be merged: {'/'.join(key)} has the types {sorted(map(str, kinds))}")
+    total: AnyArray = np.zeros(shape, next(iter(kinds)))
+    for part in parts:
+        for where, values in _pieces(part, key):
+            total[where] += values
+    return total
+
+
+def _add_integers(
     parts: Sequence[Checkpoint],
     key: _Key,
     shape: tuple[int, ...],
-    how: tuple[set[np.dtype[Any]], float | None],
+    how: tuple[set[np.dtype[Any]], tuple[float, ...]],
 ) -> AnyArray:
-    kinds, quantum = how
-    exact = all(np.can_cast(kind, np.int64) and kind.kind in "iu" for kind in kinds)
-    if not exact and len(kinds) > 1:
-        raise CheckpointError(f"cannot be merged: {'/'.join(key)} has the types {sorted(map(str, kinds))}")
-    total: AnyArray = np.zeros(shape, np.int64 if exact else next(iter(kinds)))
+    kinds, finest = how
+    if not all(kind.kind in "iu" and np.can_cast(kind, np.int64) for kind in kinds):
+        raise CheckpointError(
+            f"cannot be merged: {'/'.join(key)} has quanta, but its types are {sorted(map(str, kinds))}"
+        )
+    total = np.zeros(shape, np.int64)
     for part in parts:
-        shift = 0
-        if quantum is not None:
-            shift = math.frexp(part.state.quanta[key[0]][key[1]])[1] - math.frexp(quantum)[1]
+        given = part.state.quanta[key[0]][key[1]]
+        powers = [math.frexp(one)[1] - math.frexp(other)[1] for one, other in zip(given, finest, strict=True)]
+        shifts = np.array(powers if shape else powers[0], np.int64)
         for where, values in _pieces(part, key):
-            if exact:
-                total[where] = _add_exactly(total[where], values.astype(np.int64), shift, key)
-            else:
-                total[where] += values
-    return _narrowed(total, kinds) if exact else total
+            total[where] = _add_exactly(total[where], values.astype(np.int64), shifts, key)
+    return _narrowed(total, kinds)
 
 
 def _pieces(part: Checkpoint, key: _Key) -> Iterator[tuple[Any, AnyArray]]:
@@ -212,14 +227,15 @@ def _pieces(part: Checkpoint, key: _Key) -> Iterator[tuple[Any, AnyArray]]:
 
 
 def _add_exactly(
-    total: NDArray[np.int64], values: NDArray[np.int64], shift: int, key: _Key
+    total: NDArray[np.int64], values: NDArray[np.int64], shifts: NDArray[np.int64], key: _Key
 ) -> NDArray[np.int64]:
-    """``total + values * 2**shift``, refused where it would wrap."""
-    scaled = values << min(shift, 63)
+    """``total + values * 2**shifts``, refused where it would wrap."""
+    possible = np.minimum(shifts, 63)
+    scaled = values << possible
     added: NDArray[np.int64] = total + scaled
-    lost = (scaled >> min(shift, 63)) != values
+    lost = ((scaled >> possible) != values) | ((shifts > 63) & (values != 0))
     wrapped = ((total ^ added) & (scaled ^ added)) < 0
-    if np.any(lost | wrapped) or (shift > 63 and np.any(values)):
+    if np.any(lost | wrapped):
         raise CheckpointError(
             f"cannot be merged: the sum of {'/'.join(key)} does not fit into 64 bits at the finest quantum"
         )

@@ -94,15 +94,15 @@ class RunState:
     stages
         Label to the number of blocks planned for that stage.
     quanta
-        Label to array name to the quantum of its integer sums: their value is integer × quantum. A power
-        of two. Empty where sums are floats.
+        Label to array name to the quanta of its integer sums, powers of two: one for all, or one for each
+        index of the last axis. Value = integer × quantum. Empty where sums are floats.
     facts
         Anything else that is JSON-able.
     """
 
     fingerprint: Mapping[str, Any]
     stages: Mapping[str, int] = field(default_factory=dict)
-    quanta: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    quanta: Mapping[str, Mapping[str, tuple[float, ...]]] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 
