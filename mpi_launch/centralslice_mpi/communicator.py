@@ -7,6 +7,7 @@ collectives would wait for ever.
 
 from __future__ import annotations
 
+import math
 import pickle
 import sys
 import time
@@ -16,9 +17,10 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
+from centralslice.data.slices import add_exactly
 from centralslice.errors import ResourceError
-from centralslice.runtime.communicator import MASTER, PIECE_BYTES, RankFailure, add_exactly
-from centralslice.runtime.world import LaunchedWorld
+from centralslice.runtime.communicator import MASTER, PIECE_BYTES, RankFailure
+from centralslice.runtime.launched import LaunchedWorld
 from centralslice_mpi.environment import check_library, check_size
 
 if TYPE_CHECKING:
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 _MESSAGE, _BROADCAST, _SUM, _LEAVING, _VERDICT = range(1, 6)
 #: A wait looks this often without sleeping, then sleeps, longer and longer.
 _LOOKS, _SHORTEST_S, _LONGEST_S = 200, 20e-6, 2e-3
+#: A rank with an error waits so long for the others to leave, too; then it ends them.
+_PATIENCE_S = 10.0
 #: Time for a launcher to pass on what was printed before it kills everybody.
 _DRAIN_S = 0.2
 
@@ -59,7 +63,7 @@ class Mpi:
         self.rank, self.size = self._world.Get_rank(), self._world.Get_size()
         if world is not None:
             check_size(world, self.size, version)
-        self._posted: list[tuple[MpiModule.Request, Any]] = []
+        self._posted: list[tuple[MpiModule.Request, int, Any]] = []
         self._left: dict[int, int] = {}
 
     def send(self, message: Any, to: int) -> None:
@@ -94,17 +98,18 @@ class Mpi:
         flat = np.ascontiguousarray(array).reshape(-1)
         if array.dtype.kind == "i":
             parent, children = relatives(self.rank, self.size)
+            step = PIECE_BYTES // 8  # some ranks may have int32 where others have int64
         else:
             parent = None if self.rank == MASTER else MASTER
-            children = range(1, self.size) if self.rank == MASTER else range(0)
-        step = max(1, PIECE_BYTES // array.itemsize)
+            children = list(range(1, self.size)) if self.rank == MASTER else []
+            step = PIECE_BYTES // array.itemsize
         for start in range(0, len(flat), step):
             piece = flat[start : start + step]
             for child in children:
                 piece = add_exactly(piece, self._receive_piece(child, piece))
             if parent is not None:
                 self._finish_sending()  # the piece before: one is on its way at a time
-                self._posted.append((self._world.Isend(_octets(piece), parent, _SUM), piece))
+                self._posted.append((self._world.Isend(_octets(piece), parent, _SUM), parent, piece))
             else:
                 if piece.dtype != flat.dtype:
                     flat = flat.astype(piece.dtype)
@@ -136,31 +141,38 @@ class Mpi:
         others = [rank for rank in range(self.size) if rank != self.rank]
         for other in others if self.rank == MASTER else [MASTER]:
             self._post(bytes([code & 0xFF]), other, _LEAVING)
+        self._await_leaving(code, len(others) if self.rank == MASTER else 1)
         if self.rank == MASTER:
-            self._wait(lambda: self._look_for_left() or len(self._left) == len(others))
             codes = [code & 0xFF, *(self._left[other] for other in others)]
             verdict = next((found for found in codes if found), 0)
             for other in others:
                 self._post(bytes([verdict]), other, _VERDICT)
         else:
-            self._wait(lambda: self._world.Iprobe(MASTER, _VERDICT))
+            self._wait(lambda: self._arrived(MASTER, _VERDICT))
             verdict = self._receive_now(MASTER, _VERDICT)[1][0]
-            self._wait(lambda: self._look_for_left() or MASTER in self._left)
-        self._finish_sending()
+        for request, _, _ in self._posted:
+            self._wait(request.Test)
         self._mpi.Finalize()
         return verdict
+
+    def _await_leaving(self, code: int, number: int) -> None:
+        """Wait until so many others have left; with an error, not longer than they need to notice."""
+        patience = time.monotonic() + _PATIENCE_S if code and number else math.inf
+        self._wait(lambda: self._look_for_left() or len(self._left) == number or time.monotonic() > patience)
+        if len(self._left) < number:
+            self.abort(code)
 
     def _post(self, message: bytes | bytearray, to: int, tag: int) -> None:
         """Start sending in pieces; a piece that is not full is the last."""
         view = memoryview(message)
         for start in range(0, len(view) + 1, PIECE_BYTES):
             piece = view[start : start + PIECE_BYTES]
-            self._posted.append((self._world.Isend([piece, self._mpi.BYTE], to, tag), piece))
+            self._posted.append((self._world.Isend([piece, self._mpi.BYTE], to, tag), to, piece))
 
     def _finish_sending(self) -> None:
-        """Wait until everything that was posted is gone."""
-        for request, _ in self._posted:
-            self._wait(request.Test)
+        """Wait until everything that was posted is gone; RankFailure if the receiver has left."""
+        for request, to, _ in self._posted:
+            self._wait(lambda: request.Test() or self._check_left(to))  # noqa: B023 - used within the turn
         self._posted.clear()
 
     def _receive_bytes(self, source: int | None, tag: int) -> tuple[int, bytearray]:
@@ -174,7 +186,7 @@ class Mpi:
         return sender, message
 
     def _next_piece(self, source: int | None, tag: int) -> tuple[int, bytearray]:
-        wanted = self._mpi.ANY_SOURCE if source is None else source
+        wanted = self._source(source)
         self._wait(lambda: self._arrived(wanted, tag) or self._check_left(source, tag))
         return self._receive_now(wanted, tag)
 
@@ -206,17 +218,20 @@ class Mpi:
             self._left[source] = code[0]
         return False
 
-    def _check_left(self, source: int | None, tag: int) -> bool:
-        """RankFailure if the awaited rank, or the last, or one with an error has left; else False."""
+    def _check_left(self, awaited: int | None, tag: int | None = None) -> bool:
+        """RankFailure if the awaited rank (None: any) has left and nothing of it with this tag is there; else False.
+
+        A rank that left with an error is a failure whoever is awaited.
+        """
         self._look_for_left()
-        failed = {rank: code for rank, code in self._left.items() if code}
-        gone = next(iter(failed), None)
-        if gone is None and (source in self._left or (self._left and len(self._left) == self.size - 1)):
-            gone = next(iter(self._left)) if source is None else source
+        gone = [rank for rank, code in self._left.items() if code or awaited in (None, rank)]
         # what it sent before it left is still to be had
-        if gone is None or self._arrived(self._mpi.ANY_SOURCE if source is None else source, tag):
+        if not gone or (tag is not None and self._arrived(self._source(awaited), tag)):
             return False
-        raise RankFailure(f"rank {gone} has ended with exit code {self._left[gone]} while it was awaited")
+        raise RankFailure(f"rank {gone[0]} ended with exit code {self._left[gone[0]]} while others needed it")
+
+    def _source(self, awaited: int | None) -> int:
+        return int(self._mpi.ANY_SOURCE) if awaited is None else awaited
 
     def _wait(self, ready: Callable[[], bool]) -> None:
         """Until ready: look often at first, then sleep between looks."""

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from centralslice.errors import ParameterError
-from centralslice.runtime.world import LaunchedWorld
+from centralslice.runtime.launched import LaunchedWorld
 
 #: Words of an MPI library's version string, and the family it belongs to.
 _LIBRARIES = (

@@ -15,12 +15,11 @@ from collections.abc import Callable
 
 from centralslice.errors import (
     EXIT_BAD_INPUT,
-    EXIT_INTERRUPTED,
     EXIT_UNEXPECTED,
     CentralsliceError,
     exit_code,
 )
-from centralslice.runtime.communicator import MASTER, AnnouncedFailure, Communicator
+from centralslice.runtime.communicator import MASTER, AnnouncedFailure, Communicator, RankFailure
 from centralslice_mpi.communicator import Mpi
 from centralslice_mpi.environment import world_of
 from centralslice_mpi.launch import open_communicator
@@ -81,14 +80,16 @@ def _tell(error: BaseException, communicator: Mpi) -> None:
         _write("centralslice: interrupted\n")
     else:
         trace = "".join(traceback.format_exception(error))
-        _write(f"{trace}centralslice: unexpected error on {where}: {type(error).__name__}: {_one_line(error)}\n")
+        _write(
+            f"{trace}centralslice: unexpected error on {where}: {type(error).__name__}: {_one_line(error)}\n"
+        )
 
 
 def _abort_code(error: BaseException) -> int:
     """Never 0: a rank that ended alone did not do its work."""
     if isinstance(error, SystemExit):
         return error.code & 0xFF or EXIT_UNEXPECTED if isinstance(error.code, int) else EXIT_UNEXPECTED
-    return EXIT_INTERRUPTED if isinstance(error, KeyboardInterrupt) else exit_code(error)
+    return EXIT_UNEXPECTED if isinstance(error, RankFailure) else exit_code(error)
 
 
 def _one_line(error: BaseException) -> str:

@@ -1,16 +1,17 @@
-"""The runner that ``centralslice.runtime.world`` finds: the launched world, its communicator, its guard."""
+"""The runner that ``centralslice.runtime.launched`` names: the launched world, its communicator, its guard."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import cache
 from typing import TYPE_CHECKING
 
-from centralslice.runtime.communicator import Communicator
-from centralslice.runtime.world import LaunchedWorld
+from centralslice.runtime.launched import LaunchedWorld
 from centralslice_mpi.environment import world_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from centralslice.runtime.communicator import Communicator
     from centralslice_mpi.communicator import Mpi
 
 

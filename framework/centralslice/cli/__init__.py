@@ -13,6 +13,7 @@ import io
 import os
 import select
 import sys
+import time
 import traceback
 from collections.abc import Sequence
 from typing import Protocol, cast
@@ -23,7 +24,11 @@ from centralslice.errors import CentralsliceError, ParameterError, exit_code
 
 #: In the order of the help text.
 COMMANDS = ("make3d", "tomo", "subparticles", "process", "simulate", "launch", "checkpoint", "plugins")
+#: Those whose work is shared by all ranks that mpiexec started; the others run on the first rank alone.
+PARALLEL_COMMANDS = ("make3d",)
 DEBUG_VARIABLE = "CENTRALSLICE_DEBUG"
+#: The first rank has this long to say what is wrong with the options.
+AFTER_FIRST_RANK_S = 1.0
 #: What a shell reports for a program whose reader went away (128 + SIGPIPE).
 EXIT_BROKEN_PIPE = 141
 
@@ -82,6 +87,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")  # Å and σ must not end a run on an ASCII terminal
     debug = "--debug" in given or os.environ.get(DEBUG_VARIABLE, "") not in ("", "0")
     try:
+        if _is_silent_rank():
+            return _follow(given)
         code = _dispatch(given)
         if sys.stdout is not None:  # None: closed by the caller (>&-)
             sys.stdout.flush()
@@ -95,8 +102,32 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _report(error, debug)
 
 
+def _is_silent_rank() -> bool:
+    """Whether a launcher started this process as one of several, but not as the first."""
+    from centralslice.runtime.launched import launched_world
+
+    world = launched_world()
+    return world is not None and world.rank not in (None, 0)
+
+
+def _follow(given: list[str]) -> int:
+    """A rank that is not the first: works in parallel commands, and leaves messages to the first."""
+    if _chosen(given) not in PARALLEL_COMMANDS:
+        return 0
+    try:
+        return _dispatch(given)
+    except (CentralsliceError, SystemExit) as stop:
+        # what stops a rank before MPI starts stops the first, too; launchers kill all when one ends
+        time.sleep(AFTER_FIRST_RANK_S)
+        return exit_code(stop) if isinstance(stop, CentralsliceError) else int(bool(stop.code))
+
+
+def _chosen(given: list[str]) -> str | None:
+    return next((token for token in given if not token.startswith("-")), None)
+
+
 def _dispatch(given: list[str]) -> int:
-    chosen = next((token for token in given if not token.startswith("-")), None)
+    chosen = _chosen(given)
     known = commands()
     if chosen is not None and chosen not in known:
         hint = did_you_mean(chosen, known)

@@ -162,7 +162,7 @@ def _add_running(parser: argparse.ArgumentParser) -> None:
     add("--checkpoint-every", metavar="TIME", default="10m",
         help="write a checkpoint this often (90s, 10m, 2h; 0: never), and on USR1, TERM and Ctrl-C [10m]")  # fmt: skip
     add("--resume", nargs="?", const="yes", default="no", choices=("yes", "auto", "no"),
-        help="continue from the checkpoint; auto: from the previous one if the last is damaged, or from nothing")  # fmt: skip
+        help="continue from the checkpoint; auto: the one before if the last is damaged, or start anew")  # fmt: skip
     add("--keep-checkpoints", action="store_true", help="keep the checkpoint folder after the run")
     add("--master-works", action=argparse.BooleanOptionalAction, default=True,
         help="whether rank 0 works on particles too [yes]")  # fmt: skip
@@ -209,7 +209,10 @@ def _run(arguments: argparse.Namespace, communicator: Communicator) -> int:
     except StoppedRun as stopped:
         name = stopped.args[0]
         if master:
-            print(f"centralslice: stopped by {name}; a checkpoint was written, --resume continues", file=sys.stderr)
+            print(
+                f"centralslice: stopped by {name}; a checkpoint was written, --resume continues",
+                file=sys.stderr,
+            )
         return EXIT_INTERRUPTED if name == "SIGINT" else EXIT_REQUEUE
     if result is not None and arguments.verbose >= 1:
         print("\n".join(_report(plan, result)))
@@ -269,7 +272,8 @@ def settings_from(arguments: argparse.Namespace) -> Make3dSettings:
         seed=_seed(given), iteration_mask=given.itermask, preprocess=tuple(given.preprocess), setsf=given.setsf,
         postprocess=tuple(given.postprocess), radial_correction=not given.noradcor, save_norm=given.savenorm,
         compress_bits=given.compressbits, report=given.report, float16=given.float16, precision=given.precision,
-        compat_eman2=given.compat is not None, sums=given.sums, checkpoint_every_s=_seconds(given.checkpoint_every), resume=given.resume,
+        compat_eman2=given.compat is not None, sums=given.sums, resume=given.resume,
+        checkpoint_every_s=_seconds(given.checkpoint_every),
         keep_checkpoints=given.keep_checkpoints, master_works=given.master_works, log_json=given.log_json,
         threads=_threads(given), force=given.force, quiet=given.verbose < 1,
     )  # fmt: skip
@@ -348,6 +352,7 @@ def _seconds(text: str) -> float:
     except ValueError:
         seconds = -1.0
     if not 0 <= seconds < 1e9:
-        raise ParameterError(f"--checkpoint-every: expected a time such as 90s, 10m or 2h, or 0, got '{text}'")
+        raise ParameterError(
+            f"--checkpoint-every: expected a time such as 90s, 10m or 2h, or 0, got '{text}'"
+        )
     return seconds
-

@@ -28,8 +28,10 @@ def plane_shell_sums(voxels: Any, units: Any, plane: int, middle: int, margin: i
                 weight = float(voxels[plane, row, column, 2])
                 if x <= margin:
                     weight += voxels[2 * middle - plane, 2 * middle - row, margin - x, 2]
-                result[0, shell] += weight * units[1]
-                result[1, shell] += 1
+                # columns x > 0 stand for their mates too
+                count = 2.0 if x > 0 else 1.0
+                result[0, shell] += count * weight * units[1]
+                result[1, shell] += count
     return result
 
 
@@ -51,7 +53,9 @@ def folded(voxels: Any, units: Any, x: int, y: int, z: int, middle: int, margin:
 
 
 @njit(nogil=True, cache=True)
-def gather(voxels: Any, units: Any, x: int, y: int, z: int, middle: int, margin: int, operators: Any) -> Any:
+def gather(  # noqa: PLR0913 - part of one numeric kernel
+    voxels: Any, units: Any, x: int, y: int, z: int, middle: int, margin: int, operators: Any
+) -> Any:
     """Sums at a frequency, averaged over the operators."""
     if len(operators) == 1:
         return folded(voxels, units, x, y, z, middle, margin)
@@ -71,7 +75,7 @@ def gather(voxels: Any, units: Any, x: int, y: int, z: int, middle: int, margin:
 
 
 @njit(nogil=True, cache=True)
-def gather_plane(
+def gather_plane(  # noqa: PLR0913 - part of one numeric kernel
     plane: Any, voxels: Any, units: Any, middle: int, margin: int, limit: float, z: int, operators: Any
 ) -> None:
     """Density-weighted weights of a whole plane z, both halves of x, in FFT order."""
@@ -174,5 +178,7 @@ def read_plain_weights(  # noqa: PLR0913 - one numeric kernel, called from one p
                 dx, dy, dz = corner & 1, (corner >> 1) & 1, corner >> 2
                 share = abs(1 - dx - (px - ix)) * abs(1 - dy - (py - iy)) * abs(1 - dz - (pz - iz))
                 if share > 0:
-                    total += share * gather(voxels, units, ix + dx, iy + dy, iz + dz, middle, margin, operators)[3]
+                    total += (
+                        share * gather(voxels, units, ix + dx, iy + dy, iz + dz, middle, margin, operators)[3]
+                    )
             plane[row, kx] = total * oversampling**3

@@ -49,8 +49,8 @@ def insert_batch(
     _insert(
         voxels, batch.samples, batch.size, batch.max_radius,
         views.slice_number, np.ascontiguousarray(views.matrices * grid.oversampling), views.shifts,
-        views.factors, window.table(batch.samples.dtype), (0,) * window.width, 1.0 / np.array(quanta), grid.middle, grid.margin,
-        z_range[0], z_range[1],
+        views.factors, window.table(batch.samples.dtype), (0,) * window.width, 1.0 / np.array(quanta),
+        grid.middle, grid.margin, z_range[0], z_range[1],
     )  # fmt: skip
 
 

@@ -25,6 +25,9 @@ from centralslice.fourier.insertion import insert_batch, slice_peaks
 from centralslice.fourier.kernels import Window, fit_window
 from centralslice.fourier.transforms import crop_or_pad
 
+#: Integer sums are looked at after this part of a run at the latest: a finer unit would need more looks.
+SUMS_LOOKED_AT = 0.125
+
 
 @dataclass(frozen=True, kw_only=True)
 class KernelReconstructor(Reconstructor):
@@ -100,11 +103,10 @@ class KernelReconstructor(Reconstructor):
         (:meth:`largest_change`).
         """
         bits = 62 if geometry.precision == np.float64 else 30
-        bound = np.sum([self._peaks(batch, geometry) for batch in sample], axis=0) / share
-        # weights times density are even over the grid for even views, not as large as a slice's largest
-        bound[1] *= 4.0 / max(self.grid(geometry).radius, 4)
-        needed = np.maximum(bound * max(block_share, 0.25), 1e-30) / 2.0**bits
-        value, weight, plain = 2.0 ** np.ceil(np.log2(needed))
+        bound = sum((self._peaks(batch, geometry) for batch in sample), np.zeros(3)) / share
+        needed = bound * max(block_share, SUMS_LOOKED_AT) / 2.0**bits
+        # a sample of nothing but zeros says nothing: units of 1
+        value, weight, plain = 2.0 ** np.ceil(np.log2(np.where(needed > 0, needed, 1.0)))
         return float(value), float(weight), float(plain)
 
     def largest_change(self, batch: SliceBatch, context: PassContext) -> float:

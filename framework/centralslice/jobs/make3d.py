@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -25,11 +26,17 @@ from centralslice.jobs.make3d_write import (
 from centralslice.jobs.oversight import RunOverseer
 from centralslice.jobs.particle_images import ImageSource, ReadAhead, StackPool
 from centralslice.plugin.registry import Registry
-from centralslice.runtime.checkpoint import Checkpoint, CheckpointStore, checkpoint_folder
+from centralslice.runtime.checkpoint import (
+    Checkpoint,
+    CheckpointStore,
+    checkpoint_bytes,
+    checkpoint_folder,
+)
 from centralslice.runtime.communicator import MASTER, Communicator, Serial
+from centralslice.runtime.exact_sums import scheme_bytes
 from centralslice.runtime.manifest import array_sha256, fingerprint, versions
 from centralslice.runtime.progress import Progress
-from centralslice.runtime.schedule import BlockReport
+from centralslice.runtime.schedule import BlockReport, StopRun
 from centralslice.runtime.signals import STOP_SIGNALS, SignalFlags
 from centralslice.runtime.staging import staged_outputs
 from centralslice.runtime.threads import Threads
@@ -67,12 +74,13 @@ def run_make3d(plan: Make3dPlan, registry: Registry, launch: Launch) -> Make3dRe
     _notify(registry, "centralslice_run_started", command=launch.command, settings=asdict(settings))
     started = time.perf_counter()
     with _tools(plan, registry, launch.communicator) as (tools, images):
-        run = Make3dRun(plan, tools, images, lambda label: _notify(registry, "centralslice_before_finish", label=label))
+        run = Make3dRun(
+            plan, tools, images, lambda label: _notify(registry, "centralslice_before_finish", label=label)
+        )
         overseer = tools.overseer
         if isinstance(overseer, RunOverseer):
-            overseer.memory, overseer.planned = run.stages.memory, lambda: dict(run.stages.planned)
-        from centralslice.runtime.schedule import StopRun
-
+            overseer.memory, overseer.planned = run.stages.memory, run.planned_blocks
+            overseer.quanta = run.stage_quanta()
         try:
             maps = run.maps()
         except StopRun:
@@ -101,7 +109,9 @@ def _write(
     fsc = half_map_fsc(maps["half1"], maps["half2"], plan) if plan.has_halves else {}
     volumes = output_volumes(plan, maps)
     check_finite(volumes)
-    blank: IntArray = np.unique(plan.particles.source_row[np.array(sorted(run.stages.memory.blank), np.int64)])
+    blank: IntArray = np.unique(
+        plan.particles.source_row[np.array(sorted(run.stages.memory.blank), np.int64)]
+    )
     with staged_outputs() as stage:
         write_outputs(plan, registry, volumes, fsc, run.norm, stage)
         timings = {**run.timings, "compute": computed - started, "write": time.perf_counter() - computed}
@@ -134,18 +144,23 @@ def _tools(
         store, checkpoint, signals = None, None, None
         if settings.checkpoint_every_s > 0:
             store = CheckpointStore(checkpoint_folder(settings.output))
-            signals = stack.enter_context(SignalFlags((*STOP_SIGNALS, "SIGINT")))
-            if communicator.rank == MASTER:
+            signals = SignalFlags((*STOP_SIGNALS, "SIGINT"))
+            if communicator.rank == MASTER and (store.epochs() or settings.resume != "no"):
                 stack.enter_context(store.lock())
                 checkpoint = find_checkpoint(plan, store)
+                for note in checkpoint.notes if checkpoint is not None else ():
+                    print(f"centralslice: warning: {note}", file=sys.stderr)
         passes = plan.sums.passes
         total = len(particles) * passes * (1 if passes == 1 or not plan.has_halves else 2)
-        progress = Progress(total, settings.quiet or communicator.rank != MASTER, json_lines=settings.log_json)
+        progress = Progress(
+            total, settings.quiet or communicator.rank != MASTER, json_lines=settings.log_json
+        )
         stack.callback(progress.close)
         overseer = RunOverseer(
-            progress, settings.checkpoint_every_s, store, signals, run_fingerprint(plan), _observer(plan, registry)
-        )
-        yield RankTools(registry, pool, threads, communicator, store, overseer, checkpoint), images
+            progress, settings.checkpoint_every_s, store, signals, run_fingerprint(plan), _observer(plan, registry),
+            stack, checkpoint_bytes(scheme_bytes(plan.sums_kind, plan.sums), communicator.size) // 2,
+        )  # fmt: skip
+        yield RankTools(registry, pool, threads, communicator, store, overseer, checkpoint, signals), images
 
 
 def find_checkpoint(plan: Make3dPlan, store: CheckpointStore) -> Checkpoint | None:
@@ -161,19 +176,32 @@ def find_checkpoint(plan: Make3dPlan, store: CheckpointStore) -> Checkpoint | No
     if wanted == "no":
         if there and not plan.settings.force:
             raise CheckpointError(
-                f"{store.folder}: holds the checkpoint of an interrupted run; --resume continues it, --force starts anew"
+                f"{store.folder}: holds a checkpoint of an interrupted run; --resume continues it, --force starts anew"
             )
         return None
-    if not there and wanted == "auto":
-        return None
+    if not there:
+        if wanted == "auto":
+            return None
+        raise CheckpointError(f"--resume: {store.folder} holds no checkpoint; leave out --resume")
     return store.latest(run_fingerprint(plan), allow_previous=wanted == "auto")
 
 
 def run_fingerprint(plan: Make3dPlan) -> dict[str, Any]:
     """What must be the same for a resumed run: inputs, options that change the result, versions."""
-    free = ("threads", "force", "quiet", "resume", "checkpoint_every_s", "keep_checkpoints", "master_works", "log_json")
+    free = (
+        "threads",
+        "force",
+        "quiet",
+        "resume",
+        "checkpoint_every_s",
+        "keep_checkpoints",
+        "master_works",
+        "log_json",
+    )
     options = {name: str(value) for name, value in asdict(plan.settings).items() if name not in free}
-    inputs = {str(path): fingerprint(path) for path in [plan.settings.input, *plan.particles.image_files[:1000]]}
+    inputs = {
+        str(path): fingerprint(path) for path in [plan.settings.input, *plan.particles.image_files[:1000]]
+    }
     return {"inputs": inputs, "options": options, "versions": versions(), "method": repr(plan.reconstructor)}
 
 

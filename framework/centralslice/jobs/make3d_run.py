@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from centralslice.fourier.transforms import crop_or_pad
 from centralslice.jobs.accumulation import Accumulation
 from centralslice.jobs.make3d_plan import Make3dPlan
 from centralslice.jobs.make3d_settings import SeedSettings
-from centralslice.jobs.particle_images import ImageSource, ReadAhead, StackPool
+from centralslice.jobs.particle_images import ReadAhead, StackPool
 from centralslice.jobs.slice_batches import BatchMaker
 from centralslice.jobs.stages import Stages
 from centralslice.plugin.registry import Registry
@@ -28,6 +29,7 @@ from centralslice.runtime.checkpoint import Checkpoint, CheckpointStore
 from centralslice.runtime.communicator import MASTER, Communicator
 from centralslice.runtime.exact_sums import SumsScheme, calibrate
 from centralslice.runtime.schedule import Overseer
+from centralslice.runtime.signals import SignalFlags
 from centralslice.runtime.threads import Threads
 
 #: Images from which the quanta of exact sums are found; more only if all of these are blank.
@@ -50,6 +52,8 @@ class RankTools:
         Of the stages; only the master's is used.
     checkpoint
         What the master resumes from, or None.
+    signals
+        Stop signals to be noted while particles are inserted, or None.
     """
 
     registry: Registry
@@ -59,6 +63,7 @@ class RankTools:
     store: CheckpointStore | None
     overseer: Overseer
     checkpoint: Checkpoint | None = None
+    signals: SignalFlags | None = None
 
 
 class Make3dRun:
@@ -95,6 +100,24 @@ class Make3dRun:
             return self._present({label: self._map_of(label, rows) for label, rows in parts.items()})
         return self._one_pass_halves()
 
+    def planned_blocks(self) -> dict[str, int]:
+        """Label of every stage to its number of blocks; of a reconstructor with several passes, those begun."""
+        if self.plan.sums.passes > 1:
+            return dict(self.stages.planned)
+        return {label: -(-len(rows) // self.plan.block_images) for label, rows in self._stage_rows().items()}
+
+    def stage_quanta(self) -> dict[str, dict[str, Any]]:
+        """Label of every stage to the units of its integer sums, one a channel."""
+        units = self._scheme.units(self.plan.sums)
+        return {label: dict(units) for label in self._stage_rows()} if units else {}
+
+    def _stage_rows(self) -> dict[str, IntArray]:
+        """The stages of a run of one pass, and their particles."""
+        if not self.plan.has_halves:
+            return {"merged": np.arange(len(self.plan.particles))}
+        rest = np.flatnonzero(self.plan.particles.half_set == 0)
+        return {**self._halves(), **({"none": rest} if len(rest) else {})}
+
     def half_maps(self) -> tuple[FloatArray, FloatArray]:
         """The two half maps alone; one rank only."""
         made = self._present({label: self._map_of(label, rows) for label, rows in self._halves().items()})
@@ -110,8 +133,7 @@ class Make3dRun:
     def _one_pass_halves(self) -> dict[str, FloatArray]:
         """Every particle is inserted once: merged = half 1 + half 2 + those of neither."""
         context = self._context()
-        parts = {**self._halves(), "none": np.flatnonzero(self.plan.particles.half_set == 0)}
-        totals = {label: self._insert(label, rows, context) for label, rows in parts.items() if len(rows)}
+        totals = {label: self._insert(label, rows, context) for label, rows in self._stage_rows().items()}
         if not self.is_master:
             return {}
         self.stages.completed.clear()
@@ -127,7 +149,11 @@ class Make3dRun:
         """The map of some particles, in as many passes as the reconstructor wants; None on workers."""
         memory, context = self.stages.memory, self._context()
         start = self._tools.communicator.broadcast(
-            (f"map.{label}" in memory.arrays, memory.passes.get(label, 0), memory.arrays.get(f"reference.{label}"))
+            (
+                f"map.{label}" in memory.arrays,
+                memory.passes.get(label, 0),
+                memory.arrays.get(f"reference.{label}"),
+            )
         )
         if start[0]:
             return memory.arrays.get(f"map.{label}")
@@ -152,14 +178,17 @@ class Make3dRun:
 
     def _insert(self, stage: str, rows: IntArray, context: PassContext) -> Sums | None:
         begun = time.perf_counter()
-        totals = self.stages.totals(stage, rows, context)
+        with self._tools.signals or nullcontext():
+            totals = self.stages.totals(stage, rows, context)
         self.timings["insert"] += time.perf_counter() - begun
         return totals
 
     def _finished(self, label: str, totals: Sums, context: PassContext) -> FloatArray:
         result = self._result(label, totals, context)
         if isinstance(result, NextPass):
-            raise ParameterError(f"{self.plan.reconstructor.plugin_name}: asks for a pass that its plan does not have")
+            raise ParameterError(
+                f"{self.plan.reconstructor.plugin_name}: asks for a pass that its plan does not have"
+            )
         return result
 
     def _result(self, label: str, totals: Sums, context: PassContext) -> FloatArray | NextPass:
@@ -247,7 +276,9 @@ class Make3dRun:
 
     def _read_mask(self) -> FloatArray | None:
         path = self.plan.settings.iteration_mask
-        return None if path is None else crop_or_pad(self._read_map("--itermask", path), (self._seed_size,) * 3)
+        return (
+            None if path is None else crop_or_pad(self._read_map("--itermask", path), (self._seed_size,) * 3)
+        )
 
     def _read_map(self, option: str, path: Path) -> FloatArray:
         """A map that an option names, of the run's precision."""

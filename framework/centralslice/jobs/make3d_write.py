@@ -56,9 +56,7 @@ def write_outputs(
         report_run(stage(outputs.report), plan, volumes["merged"], fsc)
     if norm is not None and outputs.norm is not None:
         weights = Volume(norm.data, plan.geometry.voxel_size_angst)
-        registry.writer_for(outputs.norm, "volume").write_volume(
-            stage(outputs.norm), weights, NORM_OPTIONS
-        )
+        registry.writer_for(outputs.norm, "volume").write_volume(stage(outputs.norm), weights, NORM_OPTIONS)
     options = VolumeOptions(plan.settings.compress_bits, plan.settings.float16)
     for label, path in map_files(plan).items():
         plan.writer.write_volume(stage(path), volumes[label], options)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
@@ -33,8 +34,14 @@ class RunOverseer:
         What must be the same to resume.
     observe
         Called with every report, for hooks.
+    cleanup
+        Holds the checkpoint folder's lock to the end of the run; it is taken when first needed.
+    checkpoint_bytes
+        Size of one generation of all ranks.
     planned
-        Label to blocks of the stages begun.
+        Label to blocks of all stages.
+    quanta
+        Label to array name to the units of its integer sums.
     memory
         What is known of the run so far.
     """
@@ -45,7 +52,10 @@ class RunOverseer:
     signals: SignalFlags | None
     fingerprint: dict[str, Any]
     observe: Callable[[BlockReport], None]
+    cleanup: ExitStack
+    checkpoint_bytes: int
     planned: Callable[[], dict[str, int]] = dict
+    quanta: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     memory: RunMemory = field(default_factory=RunMemory)
     stopped_by: str = ""
     _last: float = field(default_factory=time.monotonic)
@@ -60,15 +70,24 @@ class RunOverseer:
         """At intervals, and when a signal asked to stop."""
         if self.store is None:
             return False
-        if self.signals is not None and self.signals.requested():
-            return True
-        return self.every_s > 0 and time.monotonic() - self._last >= self.every_s
+        asked = self.signals is not None and self.signals.requested() is not None
+        due = asked or (self.every_s > 0 and time.monotonic() - self._last >= self.every_s)
+        if due and not self.store.locked:
+            self.cleanup.enter_context(self.store.lock())
+        return due
+
+    def begin_checkpoint(self) -> int:
+        """Make room on the disk; the next epoch."""
+        if self.store is None:
+            raise RuntimeError("no checkpoint folder")
+        self.store.make_room(self.checkpoint_bytes)
+        return self.store.next_epoch()
 
     def checkpoint_saved(self, epoch: int, records: Sequence[Iterable[Any]]) -> bool:
         """Write the index; True after a signal."""
         if self.store is None:
             return False
-        state = RunState(self.fingerprint, self.planned())
+        state = RunState(self.fingerprint, self.planned(), self.quanta)
         self.store.commit(epoch, list(chain.from_iterable(records)), state)
         self._last = time.monotonic()
         self.stopped_by = (self.signals.requested() or "") if self.signals is not None else ""

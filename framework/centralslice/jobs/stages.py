@@ -75,7 +75,7 @@ class Stages:
         Particles in a block.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - wired up in one place
         self, communicator: Communicator, accumulation: Accumulation, scheme: SumsScheme, *,
         store: CheckpointStore | None, overseer: Overseer, checkpoint: Checkpoint | None, master_works: bool,
         block_images: int,
@@ -127,9 +127,8 @@ class Stages:
         if self._checkpoint is None or label not in self._resumed:
             return []
         for shard in self._checkpoint.shards():
-            stored = shard.load().arrays.get(label)
-            if stored:
-                sums.include(Sums(dict(stored)))
+            for piece in shard.pieces([label]):
+                sums.include_piece(piece.name, piece.where, piece.values)
         done = [int(number) for number in self._resumed[label]]
         self.resumed_particles += sum(len(blocks[number]) for number in done)
         return done

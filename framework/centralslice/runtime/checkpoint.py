@@ -96,6 +96,11 @@ class CheckpointStore:
         self._holder: Holder | None = None
         self._refused: set[int] = set()
 
+    @property
+    def locked(self) -> bool:
+        """Whether this store holds the lock."""
+        return self._holder is not None
+
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Keep other runs out of the folder.

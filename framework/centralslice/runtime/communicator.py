@@ -133,9 +133,9 @@ class _World:
             raise RankFailure("another rank failed") from None
 
     def left(self, rank: int) -> bool:
-        """Whether nobody can send to this rank any more."""
+        """Whether another rank has failed or ended, so that this one may wait for ever."""
         others = [purpose for other, purpose in enumerate(self.meeting) if other != rank]
-        return self.barrier.broken or all(purpose == _ENDED for purpose in others)
+        return self.barrier.broken or not others or _ENDED in others
 
 
 #: What a rank that has returned came to the barrier for.
@@ -153,7 +153,7 @@ class InProcess:
         self._world.inboxes[to].put((self.rank, pickle.dumps(message)))
 
     def receive(self) -> tuple[int, Any]:
-        """Take the next message; RankFailure if there can be none any more."""
+        """Take the next message; RankFailure if there is none and another rank has ended."""
         inbox = self._world.inboxes[self.rank]
         while True:
             left = self._world.left(self.rank)  # before the look: what was sent before leaving is found

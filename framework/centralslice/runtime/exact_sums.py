@@ -34,7 +34,7 @@ class RankSums(ABC):
     def before(self, batch: SliceBatch, context: PassContext) -> Sums:
         """The sums to insert this batch into, with room for it."""
 
-    def end_block(self) -> None:
+    def end_block(self) -> None:  # noqa: B027 - only block sums have something to do
         """A block is complete."""
 
     @property
@@ -42,9 +42,14 @@ class RankSums(ABC):
     def totals(self) -> Sums:
         """The exact totals: what is reduced, checkpointed and merged."""
 
-    @abstractmethod
-    def include(self, totals: Sums) -> None:
-        """Add totals of the same kind, from a checkpoint or another stage."""
+    def include_piece(self, name: str, where: Any, values: NDArray[Any]) -> None:
+        """Add some planes of totals of the same kind, from a checkpoint."""
+        here = self.totals.arrays[name]
+        if here.dtype == np.int32:
+            wide = here[where].astype(np.int64) + values
+            if wide.size and max(-int(wide.min()), int(wide.max())) > np.iinfo(np.int32).max:
+                self.totals.arrays[name] = here = here.astype(np.int64)
+        here[where] += values.astype(here.dtype, copy=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,12 +78,21 @@ class SumsScheme:
             return BlockSums(plan.zeros(), dict(self.block_quanta))
         return FastSums(plan.zeros())
 
+    def units(self, plan: SumsPlan) -> dict[str, tuple[float, ...]]:
+        """Array name to the quantum of each channel; empty for floats."""
+        if self.kind == "integer":
+            value, weight, plain = self.quanta
+            return dict.fromkeys(plan.shapes, (value, value, weight, plain))
+        return dict(self.block_quanta)
+
     def finishable(self, totals: Sums, plan: SumsPlan) -> Sums:
         """Totals as the reconstructor's finish reads them."""
         if self.kind != "block":
             return totals
         quanta = dict(self.block_quanta)
-        return Sums({name: _as_floats(array, quanta[name], plan.dtype) for name, array in totals.arrays.items()})
+        return Sums(
+            {name: _as_floats(array, quanta[name], plan.dtype) for name, array in totals.arrays.items()}
+        )
 
 
 def choose_kind(reconstructor: Reconstructor, exact: bool) -> SumsKind:
@@ -141,10 +155,6 @@ class FastSums(RankSums):
         """The floats."""
         return self._sums
 
-    def include(self, totals: Sums) -> None:
-        """Add floats."""
-        self._sums.add(totals)
-
 
 class IntegerSums(RankSums):
     """Integers that the reconstructor adds into; they become wider before they could overflow."""
@@ -169,21 +179,21 @@ class IntegerSums(RankSums):
         """The integers."""
         return self._sums
 
-    def include(self, totals: Sums) -> None:
-        """Add integers."""
-        self._sums.add(totals)
-        self._changed = self._limit  # look before the next batch
+    def include_piece(self, name: str, where: Any, values: NDArray[Any]) -> None:
+        """Add integers, and look at all of them before the next batch."""
+        super().include_piece(name, where, values)
+        self._changed = self._limit
 
     @property
     def _limit(self) -> float:
         return float(2 ** (8 * next(iter(self._sums.arrays.values())).itemsize - 1) - 1)
 
     def _look(self, context: PassContext) -> float:
-        planes = range(context.plan.planes)
-        arrays = self._sums.arrays.values()
-        return max(
-            float(value) for array in arrays for value in context.parallel(lambda z, a=array: _largest(a[z]), planes)
-        )
+        largest = 0.0
+        for array in self._sums.arrays.values():
+            planes = [array[z] for z in range(len(array))]
+            largest = max(largest, *context.parallel(_largest, planes))
+        return largest
 
     def _widen(self) -> None:
         for name, array in self._sums.arrays.items():
@@ -197,7 +207,9 @@ class BlockSums(RankSums):
 
     def __init__(self, scratch: Sums, quanta: dict[str, tuple[float, ...]]) -> None:
         self._scratch, self._quanta = scratch, quanta
-        self._totals = Sums({name: np.zeros(_real(array).shape, np.int64) for name, array in scratch.arrays.items()})
+        self._totals = Sums(
+            {name: np.zeros(_real(array).shape, np.int64) for name, array in scratch.arrays.items()}
+        )
         self._dirty = False
 
     def before(self, batch: SliceBatch, context: PassContext) -> Sums:
@@ -221,10 +233,6 @@ class BlockSums(RankSums):
     def totals(self) -> Sums:
         """The totals in quanta."""
         return self._totals
-
-    def include(self, totals: Sums) -> None:
-        """Add totals."""
-        self._totals.add(totals)
 
 
 def _real(array: NDArray[Any]) -> NDArray[Any]:

@@ -6,7 +6,6 @@ master, which works on blocks itself between messages.
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -51,6 +50,9 @@ class Overseer(Protocol):
     def checkpoint_due(self) -> bool:
         """Whether a checkpoint should be written now."""
 
+    def begin_checkpoint(self) -> int:
+        """Get ready for a checkpoint; its epoch."""
+
     def checkpoint_saved(self, epoch: int, records: Sequence[Any]) -> bool:
         """All shards are written: make the epoch valid. True if the run must stop now."""
 
@@ -80,7 +82,8 @@ def _serve(communicator: Communicator, work: StageWork) -> None:
     """The worker's loop: obey until the stage ends."""
     orders: deque[tuple[str, int]] = deque()
     while True:
-        while not orders or communicator.waiting():
+        # nothing is taken beyond an order to save, stop or end: it may belong to the next stage
+        while not orders or (orders[-1][0] == "block" and communicator.waiting()):
             orders.append(communicator.receive()[1])
         order, value = orders.popleft()
         if order == "block":
@@ -105,7 +108,6 @@ class _Master:
         self._communicator, self._work, self._overseer, self._works = communicator, work, overseer, works
         self._todo = deque(blocks)
         self._out = 0
-        self._epoch = 0
 
     def run(self) -> None:
         """Until every block is reported."""
@@ -147,17 +149,17 @@ class _Master:
             source, (_, report) = self._communicator.receive()
             self._out -= 1
             self._overseer.block_done(report)
-        self._epoch = time.time_ns()
+        epoch = self._overseer.begin_checkpoint()
         workers = range(1, self._communicator.size)
         for worker in workers:
-            self._communicator.send(("save", self._epoch), worker)
-        records = [self._work.save(self._epoch)]
+            self._communicator.send(("save", epoch), worker)
+        records = [self._work.save(epoch)]
         for _ in workers:
             source, (kind, record) = self._communicator.receive()
             if kind != "saved":
                 raise RuntimeError(f"rank {source} sent '{kind}' where a checkpoint record was expected")
             records.append(record)
-        if self._overseer.checkpoint_saved(self._epoch, records):
+        if self._overseer.checkpoint_saved(epoch, records):
             for worker in workers:
                 self._communicator.send(("stop", None), worker)
             raise StopRun

@@ -1,69 +1,20 @@
 """Which ranks this process belongs to: none but itself, or those a launcher such as mpiexec started.
 
-The framework knows no MPI. The runner is a module that is named here and imported on demand; it recognises
-the launcher from the environment, before MPI starts.
+The framework knows no MPI. The runner is a module that ``launched`` names and imports on demand; it recognises the
+launcher from the environment, before MPI starts.
 """
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, TypeVar, cast
+from typing import TypeVar, cast
 
 from centralslice.errors import EXIT_DONE, EXIT_UNEXPECTED, ParameterError, exit_code
 from centralslice.runtime.communicator import MASTER, AnnouncedFailure, Communicator, Serial
-
-#: The shipped runner: a module with what :class:`Runner` asks for.
-RUNNER = "centralslice_mpi.launch"
+from centralslice.runtime.launched import LaunchedWorld, launched_world, shared_runner
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class LaunchedWorld:
-    """What the environment says of the ranks that were started together.
-
-    Attributes
-    ----------
-    size
-        Number of ranks; None where the launcher does not say.
-    rank
-        This process's rank; None where the launcher does not say.
-    launcher
-        Who started them, in words: ``Open MPI's mpirun``.
-    family
-        MPI libraries that can join this world, ``mpich`` or ``openmpi``; None: cannot be told.
-    """
-
-    size: int | None
-    rank: int | None
-    launcher: str
-    family: str | None
-
-
-class Runner(Protocol):
-    """What a module that runs ranks offers."""
-
-    def world_from_environment(self) -> LaunchedWorld | None:
-        """The world this process was started in, or None; MPI is not started."""
-
-    def open_communicator(self) -> Communicator:
-        """Start MPI, once a process."""
-
-    def guarded(self, main: Callable[[Communicator], int]) -> int:
-        """Run ``main`` on this rank; whatever goes wrong anywhere ends all ranks."""
-
-
-def shared_runner() -> Runner:
-    """The runner's module."""
-    return cast(Runner, importlib.import_module(RUNNER))
-
-
-def launched_world() -> LaunchedWorld | None:
-    """The world of several ranks that this process was started in, else None."""
-    world = shared_runner().world_from_environment()
-    return None if world is None or world.size == 1 else world
 
 
 def open_world(parallel: str | None = None) -> Communicator:
@@ -79,26 +30,9 @@ def open_world(parallel: str | None = None) -> Communicator:
     ParameterError
         If the text has another form, or asks for ranks that nobody started, or for another number.
     """
-    asked = ranks_asked(parallel)
     world = launched_world()
-    if world is None:
-        if asked.mpi and asked.ranks != 1:
-            number = "N" if asked.ranks is None else str(asked.ranks)
-            raise ParameterError(
-                f"--parallel {parallel}: this process was not started as one of several ranks; "
-                f"type: mpirun -n {number} centralslice …"
-            )
-        return Serial()
-    if asked.threads is not None:
-        raise ParameterError(
-            f"--parallel {parallel}: {world.launcher} started {world.size or 'several'} ranks; "
-            f"for threads of each rank give --threads {asked.threads}"
-        )
-    if asked.ranks is not None and world.size is not None and asked.ranks != world.size:
-        raise ParameterError(
-            f"--parallel {parallel}: {world.launcher} started {world.size} ranks; start {asked.ranks} or leave out :{asked.ranks}"
-        )
-    return shared_runner().open_communicator()
+    check_parallel(parallel, world)
+    return Serial() if world is None else shared_runner().open_communicator()
 
 
 def run_in_world(parallel: str | None, main: Callable[[Communicator], int]) -> int:
@@ -107,11 +41,45 @@ def run_in_world(parallel: str | None, main: Callable[[Communicator], int]) -> i
     Raises
     ------
     ParameterError
+        As :func:`open_world`, outside a launched world; inside, the master says so and all ranks end.
+    """
+    world = launched_world()
+    if world is None:
+        return main(open_world(parallel))
+
+    def guarded_main(communicator: Communicator) -> int:
+        on_master(communicator, lambda: check_parallel(parallel, world))
+        return main(communicator)
+
+    return shared_runner().guarded(guarded_main)
+
+
+def check_parallel(parallel: str | None, world: LaunchedWorld | None) -> None:
+    """Compare ``--parallel`` with what was started.
+
+    Raises
+    ------
+    ParameterError
         As :func:`open_world`.
     """
-    if launched_world() is None:
-        return main(open_world(parallel))
-    return shared_runner().guarded(lambda communicator: main(open_world(parallel)))
+    asked = ranks_asked(parallel)
+    if world is None:
+        if asked.mpi and asked.ranks != 1:
+            number = "N" if asked.ranks is None else str(asked.ranks)
+            raise ParameterError(
+                f"--parallel {parallel}: this process was not started as one of several ranks; "
+                f"type: mpirun -n {number} centralslice …"
+            )
+    elif asked.threads is not None:
+        raise ParameterError(
+            f"--parallel {parallel}: {world.launcher} started {world.size or 'several'} ranks; "
+            f"for threads of each rank give --threads {asked.threads}"
+        )
+    elif asked.ranks is not None and world.size is not None and asked.ranks != world.size:
+        raise ParameterError(
+            f"--parallel {parallel}: {world.launcher} started {world.size} ranks; "
+            f"start {asked.ranks} or leave out :{asked.ranks}"
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -76,7 +76,6 @@ class VaryingGaussian(FixedWindow):
 
     plugin_name: ClassVar[str] = "eman2_varying_window"
     offers_integer_sums: ClassVar[bool] = False
-    offers_integer_sums: ClassVar[bool] = False
 
     def kernel(self, u: FloatArray) -> FloatArray:
         """φ(u) at zero frequency."""
