@@ -15,9 +15,10 @@ import numpy as np
 
 from centralslice.errors import ParameterError
 from centralslice.runtime.communicator import PIECE_BYTES, Communicator
+from centralslice.runtime.launched import shared_runner
 from centralslice.runtime.schedule import BlockReport, StopRun, run_stage
 from centralslice.runtime.signals import SignalFlags
-from centralslice.runtime.world import on_master, open_world, shared_runner
+from centralslice.runtime.world import on_master, open_world
 
 #: One more than a piece, so that the last piece holds a single element.
 MANY = PIECE_BYTES // 4 + 1
@@ -83,6 +84,11 @@ def _sums(communicator: Communicator) -> None:
         assert total is not None
         assert not total[:-1].any()
         assert int(total[-1]) == size * (2**31 - 1)
+    mixed = np.full(9, rank + 1, np.int32 if rank % 2 else np.int64)
+    _expect(communicator.sum_to_master(mixed), rank, np.int64, everyone)
+    mixed = np.full(MANY, (rank + 1) << (31 * (rank % 2)), np.int64 if rank % 2 else np.int32)
+    expected = sum((other + 1) << (31 * (other % 2)) for other in range(size))
+    _expect(communicator.sum_to_master(mixed), rank, np.int32 if size == 1 else np.int64, expected)
     long = communicator.sum_to_master(np.full((3, 5), (rank + 1) << 40, np.int64))
     _expect(long, rank, np.int64, everyone << 40)
     turned = np.asfortranarray(np.arange(6, dtype=np.int32).reshape(2, 3))
@@ -123,6 +129,9 @@ class Work:
         self.sums += np.random.default_rng(block).integers(-1000, 1000, 1000, dtype=np.int32)
         return BlockReport(block, self._rank, 10, self._seconds)
 
+    def read_ahead(self, block: int) -> None:
+        pass
+
     def save(self, epoch: int) -> Any:
         self.saves += 1
         return (epoch, self._rank, hashlib.sha256(self.sums.tobytes()).hexdigest())
@@ -134,7 +143,7 @@ class Overseer:
     def __init__(self, every: int, stop_after: int, flags: SignalFlags) -> None:
         self.done: list[BlockReport] = []
         self._every, self._stop_after, self._flags = every, stop_after, flags
-        self._saved = 0
+        self._saved = self._epoch = 0
         self.records: list[Any] = []
 
     def block_done(self, report: BlockReport) -> None:
@@ -142,6 +151,10 @@ class Overseer:
 
     def checkpoint_due(self) -> bool:
         return len(self.done) - self._saved >= self._every or self._flags.requested() is not None
+
+    def begin_checkpoint(self) -> int:
+        self._epoch += 1
+        return self._epoch
 
     def checkpoint_saved(self, epoch: int, records: Any) -> bool:
         self._saved = len(self.done)
