@@ -237,7 +237,9 @@ class _Run:
 
     def _read_mask(self) -> FloatArray | None:
         path = self.plan.settings.iteration_mask
-        return None if path is None else crop_or_pad(self._read_map("--itermask", path), (self._seed_size,) * 3)
+        return (
+            None if path is None else crop_or_pad(self._read_map("--itermask", path), (self._seed_size,) * 3)
+        )
 
     def _read_map(self, option: str, path: Path) -> FloatArray:
         """A map that an option names, of the run's precision."""
