@@ -92,9 +92,10 @@ def check_outputs(
             raise ParameterError(f"{path}: two outputs would have this name; change --output or --savenorm")
         seen.add(path.resolve())
         refuse_existing(path, settings.force)
-    _check_storage(writer, outputs.merged, VolumeOptions(settings.compress_bits, settings.float16))
     if outputs.norm is not None:
-        _check_storage(registry.writer_for(outputs.norm, "volume"), outputs.norm, NORM_OPTIONS)
+        registry.writer_for(outputs.norm, "volume")  # refuses an unknown suffix
+    if settings.float16 or (settings.compress_bits or 0) > 0:
+        _check_storage(writer, outputs.merged, VolumeOptions(settings.compress_bits, settings.float16))
     return writer
 
 
