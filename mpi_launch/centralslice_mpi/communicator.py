@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from centralslice.data.slices import add_exactly
+from centralslice.errors import ResourceError
 from centralslice.runtime.communicator import MASTER, PIECE_BYTES, RankFailure
 from centralslice.runtime.launched import LaunchedWorld
 from centralslice_mpi.environment import check_library, check_size

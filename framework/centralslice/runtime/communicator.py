@@ -214,7 +214,10 @@ def run_in_process(size: int, work: Callable[[Communicator], Any]) -> list[Any]:
 
     def rank_work(rank: int) -> None:
         try:
-            results[rank] = work(InProcess(rank, world))
+            try:
+                results[rank] = work(InProcess(rank, world))
+            except AnnouncedFailure as failure:  # every rank knows: the others must not be cut off while they are told
+                errors.append(failure)
             world.meet(rank, _ENDED)
         except BaseException as error:
             errors.append(error)

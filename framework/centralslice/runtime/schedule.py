@@ -1,7 +1,7 @@
 """Blocks handed out on demand: the master keeps the ledger, everybody works, nobody waits for long.
 
-A stage is a list of block numbers. Each worker has one block in reserve, so that it never waits for the
-master, which works on blocks itself between messages.
+A stage is a list of block numbers. Each worker has blocks in reserve, so that it never waits for the master,
+which works on blocks itself between messages.
 """
 
 from __future__ import annotations
@@ -13,8 +13,11 @@ from typing import Any, Protocol
 
 from centralslice.runtime.communicator import MASTER, Communicator
 
-#: Blocks a worker holds: the one it works on and one in reserve.
-BLOCKS_AHEAD = 2
+#: Blocks a worker holds: the one it works on, the next, which it reads meanwhile, and one more, for when it turns
+#: to the next, the master may be busy with a block of its own.
+BLOCKS_AHEAD = 3
+#: Towards the end of a stage, when fewer blocks than this a rank are left, it holds one less: all should end together.
+BLOCKS_OF_THE_END = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,62 +110,76 @@ class _Master:
     ) -> None:  # fmt: skip
         self._communicator, self._work, self._overseer, self._works = communicator, work, overseer, works
         self._todo = deque(blocks)
-        self._out = 0
+        self._held = dict.fromkeys(range(1, communicator.size), 0)
+        self._out = 0  # what all workers hold together
+        self._own: deque[int] = deque()  # the master's next block
 
     def run(self) -> None:
         """Until every block is reported."""
-        workers = range(1, self._communicator.size)
-        for _ in range(BLOCKS_AHEAD):
-            for worker in workers:
-                self._hand_out(worker)
-        while self._todo or self._out:
-            while self._communicator.waiting() or (self._out and not (self._works and self._todo)):
+        self._hand_out_all()
+        while self._todo or self._own or self._out:
+            can_work = self._works and (self._todo or self._own)
+            if self._communicator.waiting() or not can_work:
                 self._listen()
-                if self._overseer.checkpoint_due():
-                    self._checkpoint()
-            if self._works and self._todo:
-                block = self._todo.popleft()
-                if self._todo:
-                    self._work.read_ahead(self._todo[0])
-                self._overseer.block_done(self._work.do_block(block))
-                if self._overseer.checkpoint_due():
-                    self._checkpoint()
-        for worker in workers:
+            else:
+                self._work_on_one()
+            if self._overseer.checkpoint_due():
+                self._checkpoint()
+        for worker in self._held:
             self._communicator.send(("end", None), worker)
 
-    def _hand_out(self, worker: int) -> None:
+    def _work_on_one(self) -> None:
+        """The master's own block; the one it will take next is set aside and read meanwhile."""
+        block = self._own.popleft() if self._own else self._todo.popleft()
         if self._todo:
+            self._own.append(self._todo.popleft())
+            self._work.read_ahead(self._own[0])
+        self._overseer.block_done(self._work.do_block(block))
+
+    def _hand_out_all(self) -> None:
+        """Blocks for all workers, one each, then the next one each."""
+        for level in range(BLOCKS_AHEAD):
+            for worker in self._held:
+                self._hand_out(worker, level + 1)
+
+    def _hand_out(self, worker: int, most: int = BLOCKS_AHEAD) -> None:
+        """Blocks for a worker until it holds so many, or one less near the end."""
+        while self._todo:
+            near_end = len(self._todo) < BLOCKS_OF_THE_END * self._communicator.size
+            if self._held[worker] >= (min(most, BLOCKS_AHEAD - 1) if near_end else most):
+                return
             self._communicator.send(("block", self._todo.popleft()), worker)
+            self._held[worker] += 1
             self._out += 1
 
     def _listen(self) -> None:
+        source, report = self._next_report()
+        self._hand_out(source)
+        self._overseer.block_done(report)
+
+    def _next_report(self) -> tuple[int, BlockReport]:
         source, (kind, report) = self._communicator.receive()
         if kind != "report":
             raise RuntimeError(f"rank {source} sent '{kind}' where a report was expected")
+        self._held[source] -= 1
         self._out -= 1
-        self._hand_out(source)
-        self._overseer.block_done(report)
+        return source, report
 
     def _checkpoint(self) -> None:
         """Every rank finishes what it holds in hand, saves its sums, and goes on."""
         while self._out:
-            source, (_, report) = self._communicator.receive()
-            self._out -= 1
-            self._overseer.block_done(report)
+            self._overseer.block_done(self._next_report()[1])
         epoch = self._overseer.begin_checkpoint()
-        workers = range(1, self._communicator.size)
-        for worker in workers:
+        for worker in self._held:
             self._communicator.send(("save", epoch), worker)
         records = [self._work.save(epoch)]
-        for _ in workers:
+        for _ in self._held:
             source, (kind, record) = self._communicator.receive()
             if kind != "saved":
                 raise RuntimeError(f"rank {source} sent '{kind}' where a checkpoint record was expected")
             records.append(record)
         if self._overseer.checkpoint_saved(epoch, records):
-            for worker in workers:
+            for worker in self._held:
                 self._communicator.send(("stop", None), worker)
             raise StopRun
-        for _ in range(BLOCKS_AHEAD):
-            for worker in workers:
-                self._hand_out(worker)
+        self._hand_out_all()
