@@ -152,18 +152,20 @@ def slice_peaks(samples: FloatArray) -> FloatArray:
     return peaks
 
 
-@njit(nogil=True, cache=True)
+# nothing but maxima of finite numbers: their order does not matter
+@njit(nogil=True, cache=True, fastmath={"reassoc", "nnan", "nsz"})
 def _slice_peaks(peaks: Any, samples: Any) -> None:
     count, size, half, _ = samples.shape
+    zero = samples.dtype.type(0)
     for n in range(count):
-        value, weighted, plain = 0.0, 0.0, 0.0
+        value, weighted, plain = zero, zero, zero
         for row in range(size):
             ky = row if row <= (size - 1) // 2 else row - size
+            here = samples[n, row]
             for kx in range(half):
-                weight = samples[n, row, kx, 2]
-                if weight != 0:
-                    radius = max(math.sqrt(kx * kx + ky * ky), 0.5)
-                    value = max(value, radius * max(abs(samples[n, row, kx, 0]), abs(samples[n, row, kx, 1])))
-                    weighted = max(weighted, radius * weight)
-                    plain = max(plain, weight)
-        peaks[n, 0], peaks[n, 1], peaks[n, 2] = value, weighted, plain
+                square = max(samples.dtype.type(kx * kx + ky * ky), samples.dtype.type(0.25))
+                real, imaginary, weight = here[kx, 0], here[kx, 1], here[kx, 2]
+                value = max(value, square * max(real * real, imaginary * imaginary))
+                weighted = max(weighted, square * weight * weight)
+                plain = max(plain, weight)
+        peaks[n, 0], peaks[n, 1], peaks[n, 2] = math.sqrt(value), math.sqrt(weighted), plain

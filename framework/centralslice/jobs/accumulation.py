@@ -12,7 +12,7 @@ from centralslice.jobs.slice_batches import BatchMaker
 from centralslice.runtime.exact_sums import RankSums
 
 #: Memory of the planes that one task works on: they should stay in the processor's cache.
-SLAB_BYTES = 5 * 2**20
+SLAB_BYTES = 16 * 2**20
 #: A slab thinner than this is visited by too many samples of its neighbours.
 SLAB_PLANES = 8
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -30,13 +31,17 @@ from centralslice.plugin.registry import Registry
 from centralslice.runtime.exact_sums import SumsKind, choose_kind, integer_geometry, scheme_bytes
 
 #: Bytes of samples that are prepared at a time; a block is as many images, whatever the machine.
-BATCH_BYTES = 128 * 2**20
+BATCH_BYTES = 256 * 2**20
 #: A piece of images goes through all of the sums: it should be at least one image for this much of them.
-SUMS_BYTES_PER_IMAGE = 4 * 2**20
+SUMS_BYTES_PER_IMAGE = 2**18
 #: Blocks that a run is cut into if they are large enough.
 WANTED_BLOCKS = 256
 #: The interpreter and its libraries, as measured after import.
 BASE_BYTES = 220 * 2**20
+#: In the names of files that EMAN2 wrote with flipped phases.
+FLIPPED_NAME = "ctf_flip"
+#: Of files that EMAN2 wrote, whose headers do not say whether phases were flipped.
+EMAN2_SUFFIXES = frozenset({".hdf", ".hdf5", ".h5", ".lst", ".lsx"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -372,10 +377,14 @@ def choose_ctf_modes(particles: Particles, settings: Make3dSettings) -> tuple[tu
     """How the CTF enters for each optics group, and why."""
     modes: list[CtfMode] = []
     notes: list[str] = []
-    for group in particles.optics:
+    for number, group in enumerate(particles.optics):
         usable = particles.ctf is not None and group.voltage_kv > 0
         if settings.ctf == "auto":
-            mode, reason = _automatic_ctf(group, usable, settings.compat_eman2)
+            files = [
+                particles.image_files[at]
+                for at in np.unique(particles.file_number[particles.optics_group == number])
+            ]
+            mode, reason = _automatic_ctf(group, usable, settings, files)
             notes.append(f"CTF of '{group.name}': {mode}, because {reason} (--ctf auto)")
         else:
             mode = settings.ctf
@@ -393,14 +402,38 @@ def choose_ctf_modes(particles: Particles, settings: Make3dSettings) -> tuple[tu
     return tuple(modes), notes
 
 
-def _automatic_ctf(group: OpticsGroup, usable: bool, compat: bool) -> tuple[CtfMode, str]:
-    if compat:
+def _automatic_ctf(
+    group: OpticsGroup, usable: bool, settings: Make3dSettings, files: Sequence[Path]
+) -> tuple[CtfMode, str]:
+    """What --ctf auto takes for a group whose images are in these files, and why.
+
+    EMAN2's headers do not say whether phases were flipped; the names that its programs give the files do.
+
+    Raises
+    ------
+    ParameterError
+        If only some of the group's files are called flipped.
+    """
+    if settings.compat_eman2:
         return "none", "EMAN2's make3dpar takes images as they are"
     if not usable:
         return "none", "the metadata have no defocus or no voltage"
     if group.ctf_premultiplied:
         return "premultiplied", "the metadata say that the images are CTF-multiplied"
-    return "full", "the metadata have defocus and microscope"
+    flipped = [FLIPPED_NAME in path.name for path in files]
+    if any(flipped) and not all(flipped):
+        raise ParameterError(
+            f"--ctf auto: of the image files of optics group '{group.name}' some are called {FLIPPED_NAME} "
+            f"({files[flipped.index(True)].name}), others not ({files[flipped.index(False)].name}); "
+            "give --ctf full or --ctf flipped"
+        )
+    if any(flipped):
+        return "flipped", f"the image files are called {FLIPPED_NAME}"
+    reason = "the metadata have defocus and microscope"
+    suffixes = {path.suffix.lower() for path in (settings.input, *files)}
+    if suffixes & EMAN2_SUFFIXES:
+        reason += "; images whose phases were flipped need --ctf flipped"
+    return "full", reason
 
 
 def plan_copies(

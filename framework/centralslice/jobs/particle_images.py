@@ -209,13 +209,9 @@ def _subtract_edge_means(images: Any) -> Any:
     blank, finite = np.zeros(count, np.bool_), np.ones(count, np.bool_)
     for n in range(count):
         image = images[n]
-        lowest, highest, total = image[0, 0], image[0, 0], 0.0
-        for y in range(height):
-            for x in range(width):
-                lowest, highest = min(lowest, image[y, x]), max(highest, image[y, x])
-                total += image[y, x]
+        total, same = _sum_and_equals(image.ravel(), image[0, 0])
         finite[n] = np.isfinite(total)
-        blank[n] = lowest == highest
+        blank[n] = same == image.size
         edge = 0.0
         for x in range(width):
             edge += image[0, x] + image[height - 1, x]
@@ -226,3 +222,14 @@ def _subtract_edge_means(images: Any) -> Any:
             for x in range(width):
                 image[y, x] -= mean
     return blank, finite
+
+
+# the sum only tells whether there is a NaN or infinity in it: its order does not matter
+@njit(nogil=True, cache=True, fastmath={"reassoc"})
+def _sum_and_equals(values: Any, first: Any) -> Any:
+    """Sum of the magnitudes in float64, and how many values equal ``first``."""
+    total, same = 0.0, 0
+    for value in values:
+        total += abs(value)
+        same += value == first
+    return total, same
