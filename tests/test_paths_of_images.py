@@ -75,7 +75,7 @@ def test_a_file_that_is_nowhere_is_an_error_that_lists_the_folders(project: Path
     message = str(caught.value)
     assert "'Extract/a.mrcs' not found" in message
     assert str(project / "Extract") in message
-    assert "--image_dir" in message
+    assert "--image-dir" in message
     assert "\n" not in message
 
 
@@ -92,7 +92,7 @@ def test_a_folder_is_no_image_and_image_dir_must_be_one(project: Path) -> None:
     (project / "a.mrcs").mkdir()
     with pytest.raises(FileMissingError, match="not found"):
         locate_images(["a.mrcs"], metadata(project))
-    with pytest.raises(FileMissingError, match=r"--image_dir .*absent: is not a folder"):
+    with pytest.raises(FileMissingError, match=r"--image-dir .*absent: is not a folder"):
         locate_images(["a.mrcs"], metadata(project), project / "absent")
     with pytest.raises(FormatError, match="is empty"):
         locate_images([""], metadata(project))

@@ -119,10 +119,13 @@ def test_an_unknown_family_is_named_with_the_known_ones() -> None:
         load_registry().names("filter")
 
 
-def test_an_unknown_name_comes_with_the_known_ones_and_a_guess(stranger: Stranger) -> None:
+def test_an_unknown_name_comes_with_a_guess_first_or_else_with_the_known_ones(stranger: Stranger) -> None:
     stranger(PROCESSORS)
-    with pytest.raises(PluginError, match=r"no processor named 'acme.shuot' \(known: .*mean 'acme.shout'"):
+    with pytest.raises(PluginError, match=r"no processor named 'acme.shuot'; did you mean 'acme.shout'\? ") as near:
         load_registry().resolve("processor", "acme.shuot")
+    assert len(str(near.value)) < 150
+    with pytest.raises(PluginError, match=r"no processor named 'qqqqq' \(known: .*acme.shout"):
+        load_registry().resolve("processor", "qqqqq")
 
 
 def test_a_strangers_processor_is_listed_before_and_made_after_import(stranger: Stranger) -> None:

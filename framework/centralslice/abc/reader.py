@@ -43,7 +43,7 @@ class Reader(ABC):
 
     plugin_name: ClassVar[str]
     capabilities: ClassVar[frozenset[str]]
-    #: Whether shifts in this format are ambiguous and --shift_convention applies.
+    #: Whether shifts in this format are ambiguous and --shift-convention applies.
     ambiguous_shifts: ClassVar[bool] = False
 
     @abstractmethod

@@ -27,5 +27,6 @@ def report_run(path: Path, plan: Make3dPlan, merged: Volume, fsc: Mapping[str, S
 
 
 def _fact(line: str) -> tuple[str, str]:
-    name, _, text = line.partition(" ")
+    """Name and text of a line of the plan; names may have one space, and at least two follow them."""
+    name, _, text = line.partition("  ")
     return name, text.strip()

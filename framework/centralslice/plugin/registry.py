@@ -340,9 +340,13 @@ def _merged(below: Mapping[str, str], above: Mapping[str, str]) -> dict[str, str
 def _unknown(family: str, name: str, known: Iterable[str], failures: tuple[PluginFailure, ...]) -> str:
     names = sorted(known)
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
-    hint = f"; did you mean '{near[0]}'?" if near else ""
     broken = f"; not loaded: {', '.join(f.owner for f in failures)}" if failures else ""
-    return f"no {family} named '{name}' (known: {', '.join(names) or 'none'}{hint}{broken})"
+    if near:
+        return (
+            f"no {family} named '{name}'; did you mean '{near[0]}'? "
+            f"(centralslice plugins list {family} shows all{broken})"
+        )
+    return f"no {family} named '{name}' (known: {', '.join(names) or 'none'}{broken})"
 
 
 def load_registry(overlay: Path | None = None) -> Registry:

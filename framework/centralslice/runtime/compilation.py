@@ -11,7 +11,7 @@ from centralslice.fourier import correction_kernels, insertion, prepare
 
 
 def announce_compilation(quiet: bool) -> None:
-    """Tell the user before the first run's one-time compilation, which takes about half a minute.
+    """Tell the user before the first run's one-time compilation, which takes a few seconds to half a minute.
 
     Numba writes its cache files under unique temporary names and renames them, so first runs at the same time
     are safe; each compiles for itself.
@@ -19,7 +19,7 @@ def announce_compilation(quiet: bool) -> None:
     kernels = (insertion._insert, prepare._fill_samples, correction_kernels.gather_slab)
     cached = all(any(_cache_files(kernel)) for kernel in kernels)
     if not cached and not quiet:
-        print("compiling kernels (once, about 30 s) …", file=sys.stderr, flush=True)
+        print("compiling kernels (once, a few seconds to half a minute) …", file=sys.stderr, flush=True)
 
 
 def _cache_files(kernel: object) -> list[Path]:

@@ -3,7 +3,7 @@
 Programs write paths relative to the folder they ran in, which is rarely the one the user is in. Each
 distinct name is looked up once:
 
-1. under ``--image_dir`` if that is given: the whole relative path, then ever shorter ends of it;
+1. under ``--image-dir`` if that is given: the whole relative path, then ever shorter ends of it;
 2. as it is: absolute, or relative to the working directory;
 3. relative to the metadata file's folder, then to each folder above it (a project folder holds job folders);
 4. by its base name beside the metadata file, which is reported.
@@ -59,7 +59,7 @@ def locate_images(
         their folders were left out.
     """
     if image_dir is not None and not image_dir.is_dir():
-        raise FileMissingError(f"--image_dir {image_dir}: is not a folder; give the folder of the images")
+        raise FileMissingError(f"--image-dir {image_dir}: is not a folder; give the folder of the images")
     found = [_locate(name, metadata, image_dir, other_names) for name in names]
     owner: dict[Path, int] = {}
     for number, (path, kind) in enumerate(found):
@@ -67,7 +67,7 @@ def locate_images(
         if other != number and (kind, found[other][1]) != ("exact", "exact"):
             raise FormatError(
                 f"{metadata}: '{names[other]}' and '{names[number]}' are both found only as {path}; "
-                "restore their folders or give --image_dir"
+                "restore their folders or give --image-dir"
             )
     beside = sum(kind == "beside" for _, kind in found)
     files = tuple(path for path, _ in found)
@@ -94,7 +94,7 @@ def _locate(
                 tried.append(folder)
     shown = ", ".join(map(str, tried[:4])) + (f" and {len(tried) - 4} more" if len(tried) > 4 else "")
     raise FileMissingError(
-        f"{metadata}: image file '{name}' not found (looked in {shown}); give its folder with --image_dir"
+        f"{metadata}: image file '{name}' not found (looked in {shown}); give its folder with --image-dir"
     )
 
 
