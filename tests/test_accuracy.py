@@ -17,11 +17,12 @@ from centralslice.fourier.grid import radius_of
 from centralslice.fourier.prepare import prepare_group, prepare_slices
 from centralslice.fourier.transforms import crop_or_pad
 from centralslice.geometry.gaussians import GaussianPhantom, random_phantom
-from centralslice.jobs.make3d import run_make3d
+from centralslice.jobs.make3d import Launch, run_make3d
 from centralslice.jobs.make3d_plan import plan_make3d
 from centralslice.jobs.make3d_settings import Make3dSettings
 from centralslice.jobs.simulate import SimulationOutputs, SimulationSettings, write_simulation
 from centralslice.plugin.registry import Registry, load_registry
+from centralslice.runtime.communicator import Serial
 
 PIXEL = 1.5
 SMOOTH, SHARP = (1.5, 3.0), (0.7, 1.0)
@@ -82,7 +83,9 @@ def reconstruct(table: Path, registry: Registry, folder: Path, **options: Any) -
     """The map of a make3d run on a STAR file."""
     settings = Make3dSettings(input=table, output=folder / "map.mrc", quiet=True, force=True, **options)
     plan = plan_make3d(settings, registry, read(table, registry))
-    return run_make3d(plan, registry, "test").merged.data.astype(np.float64)
+    made = run_make3d(plan, registry, Launch("test", Serial()))
+    assert made is not None
+    return made.merged.data.astype(np.float64)
 
 
 def read(table: Path, registry: Registry) -> Any:

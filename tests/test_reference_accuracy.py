@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 
 from centralslice.fourier.shells import fourier_shell_correlation, soft_sphere
-from centralslice.jobs.make3d import run_make3d
+from centralslice.jobs.make3d import Launch, run_make3d
 from centralslice.jobs.make3d_plan import plan_make3d, read_particles
 from centralslice.jobs.make3d_settings import Make3dSettings
 from centralslice.plugin.registry import load_registry
+from centralslice.runtime.communicator import Serial
 
 Reconstruct: TypeAlias = Callable[..., Any]
 
@@ -58,7 +59,9 @@ def reconstruct(tmp_path: Path) -> Reconstruct:
         )  # fmt: skip
         registry = load_registry()
         plan = plan_make3d(settings, registry, read_particles(settings, registry, convention))
-        return run_make3d(plan, registry, "test").merged.data.astype(np.float64)
+        result = run_make3d(plan, registry, Launch("test", Serial()))
+        assert result is not None
+        return result.merged.data.astype(np.float64)
 
     return made
 

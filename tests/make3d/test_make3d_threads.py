@@ -48,5 +48,5 @@ def test_parallel_is_another_word_for_threads(simulate, make3d, refused):
     assert one.manifest["map_sha256"] == two.manifest["map_sha256"]
     assert make3d(table, "--parallel", "thread:2", "--threads", "2").code == 0
     assert "different numbers" in refused(table, "--parallel", "thread:2", "--threads", "3")
-    assert "thread:N" in refused(table, "--parallel", "mpi:4")
+    assert "mpirun -n 4 centralslice" in refused(table, "--parallel", "mpi:4")
     assert "expected 1 or more" in refused(table, "--threads", "0")

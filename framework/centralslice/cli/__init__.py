@@ -21,6 +21,7 @@ from typing import Protocol, cast
 from centralslice import __version__
 from centralslice.cli.options import Parser, Subparsers, did_you_mean, normalise
 from centralslice.errors import CentralsliceError, ParameterError, exit_code
+from centralslice.runtime.kernel_cache import choose_kernel_folder
 
 #: In the order of the help text.
 COMMANDS = ("make3d", "tomo", "subparticles", "process", "simulate", "launch", "checkpoint", "plugins")
@@ -138,6 +139,7 @@ def _dispatch(given: list[str]) -> int:
         parser.print_help(sys.stderr)
         return exit_code(ParameterError())
     arguments.command_line = given
+    choose_kernel_folder()  # before the command imports numba
     return command(chosen).run(arguments)
 
 

@@ -36,6 +36,8 @@ BATCH_BYTES = 256 * 2**20
 SUMS_BYTES_PER_IMAGE = 2**18
 #: Blocks that a run is cut into if they are large enough.
 WANTED_BLOCKS = 256
+#: Integer sums have head-room for a piece: the more of a run is in one piece, the coarser their quantum.
+LEAST_PIECES = 8
 #: The interpreter and its libraries, as measured after import.
 BASE_BYTES = 220 * 2**20
 #: In the names of files that EMAN2 wrote with flipped phases.
@@ -212,6 +214,8 @@ def plan_make3d(settings: Make3dSettings, registry: Registry, particles: Particl
     sums = reconstructor.plan(geometry)
     slice_bytes = 4 * geometry.precision.itemsize * slice_size * (slice_size // 2 + 1)
     piece = max(1, min(1024, BATCH_BYTES // slice_bytes))
+    if kind == "integer":
+        piece = max(1, min(piece, len(particles) // LEAST_PIECES))
     plan = Make3dPlan(
         settings=settings,
         particles=particles,
@@ -244,7 +248,7 @@ def _block_images(count: int, piece: int, sums_bytes: int, kind: SumsKind) -> in
 
     A function of the inputs and options alone, never of ranks or threads.
     """
-    if kind == "block":
+    if kind in ("block", "wide"):
         return max(piece, 1024)  # the totals are gone through once a block
     worthwhile = max(32, sums_bytes // SUMS_BYTES_PER_IMAGE)
     return int(min(piece, max(worthwhile, math.ceil(count / WANTED_BLOCKS))))

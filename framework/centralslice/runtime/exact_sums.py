@@ -1,9 +1,11 @@
 """Sums whose bits do not depend on order: how a rank accumulates a stage.
 
-Three kinds. *Integer*: the reconstructor adds whole multiples of a quantum itself, into integers of the size of
+Four kinds. *Integer*: the reconstructor adds whole multiples of a quantum itself, into integers of the size of
 the floats they replace. *Block*: for any other reconstructor, a block is inserted into a float scratch array,
-in fixed order, and rounded once to a quantum into int64 totals. *Fast*: plain floats, equal to
-rounding only.
+in fixed order, and rounded once to a quantum into int64 totals. *Wide*: the same with further int64 for what the
+first rounds off, down to the smallest float32, because EMAN2's modes divide the faintest tails of their windows to
+full strength.
+*Fast*: plain floats, equal to rounding only.
 """
 
 from __future__ import annotations
@@ -18,13 +20,17 @@ from numba import njit
 from numpy.typing import NDArray
 
 from centralslice.abc.reconstructor import MapGeometry, PassContext, Reconstructor, SumsPlan
+from centralslice.conventions import FloatArray
 from centralslice.data.slices import SliceBatch, Sums
 from centralslice.errors import ResourceError
 
-SumsKind = Literal["integer", "block", "fast"]
+SumsKind = Literal["integer", "block", "wide", "fast"]
 
 #: Block totals are expected to stay below 2 to this power, and must stay below 2 to the 62.
 EXPECTED_BITS = 50
+#: Integers a number of wide sums is made of, and the bits by which each is finer than the one before; all but the
+#: first would overflow after 2 to the 24 blocks.
+LIMBS, LIMB_BITS = 4, 40
 
 
 class RankSums(ABC):
@@ -59,11 +65,11 @@ class SumsScheme:
     Attributes
     ----------
     kind
-        Which of the three.
+        Which of the four.
     quanta
         Integer: the reconstructor's units (value, weight, plain weight). Not used otherwise.
     block_quanta
-        Block: name to quantum, one a channel of the last axis (or one for all).
+        Block: name to quantum, one a channel of the last axis (or one for all). Wide: to one an integer.
     """
 
     kind: SumsKind
@@ -76,6 +82,8 @@ class SumsScheme:
             return IntegerSums(plan.zeros(), reconstructor)
         if self.kind == "block":
             return BlockSums(plan.zeros(), dict(self.block_quanta))
+        if self.kind == "wide":
+            return WideSums(plan.zeros(), dict(self.block_quanta))
         return FastSums(plan.zeros())
 
     def units(self, plan: SumsPlan) -> dict[str, tuple[float, ...]]:
@@ -87,19 +95,20 @@ class SumsScheme:
 
     def finishable(self, totals: Sums, plan: SumsPlan) -> Sums:
         """Totals as the reconstructor's finish reads them."""
-        if self.kind != "block":
+        if self.kind not in ("block", "wide"):
             return totals
         quanta = dict(self.block_quanta)
-        return Sums(
-            {name: _as_floats(array, quanta[name], plan.dtype) for name, array in totals.arrays.items()}
-        )
+        floats = _limbs_as_floats if self.kind == "wide" else _as_floats
+        return Sums({name: floats(array, quanta[name], plan.dtype) for name, array in totals.arrays.items()})
 
 
 def choose_kind(reconstructor: Reconstructor, exact: bool) -> SumsKind:
     """Integer sums where the reconstructor offers them, else blocks; floats if exactness is not wanted."""
     if not exact:
         return "fast"
-    return "integer" if reconstructor.offers_integer_sums else "block"
+    if reconstructor.offers_integer_sums:
+        return "integer"
+    return "wide" if reconstructor.eman2_slices else "block"
 
 
 def calibrate(
@@ -126,7 +135,8 @@ def calibrate(
     scratch = context.plan.zeros()
     for batch in sample:
         reconstructor.insert(batch, scratch, context, (0, context.plan.planes))
-    quanta = tuple((name, _quanta_of(array, shares[0])) for name, array in scratch.arrays.items())
+    quanta_of = _limb_quanta_of if kind == "wide" else _quanta_of
+    quanta = tuple((name, quanta_of(array, shares[0])) for name, array in scratch.arrays.items())
     return SumsScheme(kind, block_quanta=quanta)
 
 
@@ -137,7 +147,9 @@ def integer_geometry(geometry: MapGeometry, kind: SumsKind) -> MapGeometry:
 
 def scheme_bytes(kind: SumsKind, plan: SumsPlan) -> int:
     """Memory of one rank's sums of a stage."""
-    return plan.nbytes * (3 if kind == "block" and plan.dtype.itemsize == 4 else 2 if kind == "block" else 1)
+    totals = {"integer": 0, "fast": 0, "block": 1, "wide": LIMBS}[kind]
+    numbers = plan.nbytes // np.dtype(plan.dtype.type(0).real.dtype).itemsize
+    return plan.nbytes + totals * 8 * numbers
 
 
 class FastSums(RankSums):
@@ -208,9 +220,13 @@ class BlockSums(RankSums):
     def __init__(self, scratch: Sums, quanta: dict[str, tuple[float, ...]]) -> None:
         self._scratch, self._quanta = scratch, quanta
         self._totals = Sums(
-            {name: np.zeros(_real(array).shape, np.int64) for name, array in scratch.arrays.items()}
+            {name: self._zeros(_real(array).shape) for name, array in scratch.arrays.items()}
         )
         self._dirty = False
+
+    def _zeros(self, shape: tuple[int, ...]) -> NDArray[np.int64]:
+        """Totals of an array of this shape, of nothing."""
+        return np.zeros(shape, np.int64)
 
     def before(self, batch: SliceBatch, context: PassContext) -> Sums:
         """The scratch."""
@@ -223,16 +239,29 @@ class BlockSums(RankSums):
             return
         self._dirty = False
         for name, array in self._scratch.arrays.items():
-            real = _real(array)
-            scale = 1.0 / np.resize(np.array(self._quanta[name]), real.shape[-1])
-            lines = real.reshape(-1, real.shape[-1])
-            if _flush(self._totals.arrays[name].reshape(lines.shape), lines, scale) >= 2.0**62:
+            if self._flush(self._totals.arrays[name], _real(array), np.array(self._quanta[name])) >= 2.0**62:
                 raise ResourceError("sums: a total is beyond the range of 64-bit integers; give --sums fast")
+
+    def _flush(self, totals: NDArray[np.int64], block: FloatArray, quanta: FloatArray) -> float:
+        """Move an array's block to its totals; the largest magnitude met."""
+        lines = block.reshape(-1, block.shape[-1])
+        scale = 1.0 / np.resize(quanta, block.shape[-1])
+        return float(_flush(totals.reshape(lines.shape), lines, scale))
 
     @property
     def totals(self) -> Sums:
         """The totals in quanta."""
         return self._totals
+
+
+class WideSums(BlockSums):
+    """Float scratch for one block, each total several int64 (last axis), from coarse to fine."""
+
+    def _zeros(self, shape: tuple[int, ...]) -> NDArray[np.int64]:
+        return np.zeros((*shape, LIMBS), np.int64)
+
+    def _flush(self, totals: NDArray[np.int64], block: FloatArray, quanta: FloatArray) -> float:
+        return float(_flush_limbs(totals.reshape(-1, LIMBS), block.reshape(-1), 1.0 / quanta[0]))
 
 
 def _real(array: NDArray[Any]) -> NDArray[Any]:
@@ -248,6 +277,22 @@ def _quanta_of(array: NDArray[Any], share: float) -> tuple[float, ...]:
     peaks = np.where(peaks > 0, peaks, max(float(peaks.max()), 1e-30))
     quanta = 2.0 ** (np.ceil(np.log2(peaks / share)) - EXPECTED_BITS)
     return tuple(float(value) for value in quanta)
+
+
+def _limb_quanta_of(array: NDArray[Any], share: float) -> tuple[float, ...]:
+    """Powers of two, one an integer of wide sums."""
+    coarse = max(_quanta_of(array, share))
+    return tuple(coarse * 2.0 ** (-LIMB_BITS * limb) for limb in range(LIMBS))
+
+
+def _limbs_as_floats(
+    array: NDArray[Any], quanta: tuple[float, ...], dtype: np.dtype[Any]
+) -> NDArray[Any]:
+    """Wide totals as the float or complex dtype of the plan."""
+    floats = np.empty(array.shape[:-1], np.dtype(dtype.type(0).real.dtype))
+    for plane, limbs in zip(floats, array, strict=True):
+        plane[...] = sum(limbs[..., number] * quanta[number] for number in reversed(range(LIMBS)))
+    return floats.view(dtype)
 
 
 def _as_floats(array: NDArray[Any], quanta: tuple[float, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
@@ -267,6 +312,22 @@ def _largest(plane: Any) -> float:
     for value in plane.ravel():
         largest = max(largest, abs(value))
     return float(largest)
+
+
+@njit(nogil=True, cache=True)
+def _flush_limbs(totals: Any, block: Any, scale: float) -> float:
+    """``totals += block · scale``, what one integer rounds off into the next; the largest magnitude met."""
+    largest = 0.0
+    for number in range(len(block)):
+        rest = float(block[number]) * scale
+        for limb in range(totals.shape[1]):
+            part = np.rint(rest)
+            rest = (rest - part) * 2.0**LIMB_BITS  # exact
+            largest = max(largest, abs(part))
+            totals[number, limb] += np.int64(part)
+            largest = max(largest, abs(float(totals[number, limb])))
+        block[number] = 0
+    return largest
 
 
 @njit(nogil=True, cache=True)
