@@ -377,3 +377,15 @@ def test_flags_in_another_thread_leave_the_signals_alone() -> None:
             assert flags.requested() is None
 
     within(10, elsewhere)
+
+
+def test_a_worker_that_ends_in_good_order_leaves_others_waiting_for_the_master() -> None:
+    def work(communicator: Communicator) -> Any:
+        if communicator.rank == 0:
+            communicator.send("end", 1)
+            time.sleep(0.5)  # rank 1 has ended long before rank 2 hears anything
+            communicator.send("end", 2)
+            return None
+        return communicator.receive()
+
+    assert run_in_process(3, work) == [None, (0, "end"), (0, "end")]

@@ -108,14 +108,15 @@ _LOOK_S = 0.2
 class _World:
     """What the ranks of an in-process world share.
 
-    ``meeting`` holds what each rank came to the barrier for; ranks that meet for different things, or one that has
-    ended, would wait for each other for ever.
+    ``meeting`` holds what each rank came to the barrier for; ranks that meet for different things would wait for
+    each other for ever, as they would for one in ``ended``.
     """
 
     def __init__(self, size: int) -> None:
         self.size = size
         self.inboxes: list[queue.Queue[tuple[int, bytes]]] = [queue.Queue() for _ in range(size)]
         self.meeting: list[str] = [""] * size
+        self.ended: set[int] = set()
         self.announced = b""
         self.arrays: list[Any] = [None] * size
         self.barrier = threading.Barrier(size, action=self._check)
@@ -127,15 +128,21 @@ class _World:
     def meet(self, rank: int, purpose: str) -> None:
         """Wait for all ranks."""
         self.meeting[rank] = purpose
+        if purpose == _ENDED:
+            self.ended.add(rank)
         try:
             self.barrier.wait()
         except threading.BrokenBarrierError:
             raise RankFailure("another rank failed") from None
 
     def left(self, rank: int) -> bool:
-        """Whether another rank has failed or ended, so that this one may wait for ever."""
-        others = [purpose for other, purpose in enumerate(self.meeting) if other != rank]
-        return self.barrier.broken or not others or _ENDED in others
+        """Whether a rank has failed or ended that this one needs, so that it may wait for ever.
+
+        The master needs all, the others the master: a worker may have ended in good order while the master
+        has still to say to another that it may.
+        """
+        gone = bool(self.ended) if rank == MASTER else MASTER in self.ended
+        return gone or self.barrier.broken or self.size == 1
 
 
 #: What a rank that has returned came to the barrier for.
@@ -216,7 +223,9 @@ def run_in_process(size: int, work: Callable[[Communicator], Any]) -> list[Any]:
         try:
             try:
                 results[rank] = work(InProcess(rank, world))
-            except AnnouncedFailure as failure:  # every rank knows: the others must not be cut off while they are told
+            except (
+                AnnouncedFailure
+            ) as failure:  # every rank knows: the others must not be cut off while they are told
                 errors.append(failure)
             world.meet(rank, _ENDED)
         except BaseException as error:
