@@ -47,6 +47,7 @@ def test_the_normal_equations_are_those_of_the_exact_transform(box: int, size: i
     phantom = phantom_case(box)
     images = phantom.project(random_rotations(40), np.zeros((40, 2)), box, 1.5)
     batch = case.batch_of(images, random_rotations(40), np.linspace(0.5, 1.5, 40))
+    batch = replace(batch, samples=batch.samples.astype(geometry.precision))
     plan = case.reconstructor.plan(geometry)
     sums = plan.zeros()
     case.reconstructor.insert(batch, sums, PassContext(geometry, plan), (0, plan.planes))

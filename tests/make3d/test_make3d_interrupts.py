@@ -1,7 +1,11 @@
-"""Full disks, Ctrl-C and kill: nothing under a final name, and what can clean up does."""
+"""Full disks, Ctrl-C and kill: nothing under a final name, and what can clean up does.
+
+Ctrl-C while particles are inserted writes a checkpoint first, unless checkpoints are switched off.
+"""
 
 from __future__ import annotations
 
+import json
 import resource
 import signal
 import subprocess
@@ -17,7 +21,7 @@ import centralslice.jobs.{module} as module
 original = module.{name}
 def slow(*arguments, **more):
     print("{name}", flush=True)
-    time.sleep(30)
+    time.sleep({seconds})
     return original(*arguments, **more)
 module.{name} = slow
 from centralslice.cli import main
@@ -40,6 +44,29 @@ def command(data, folder, *options):
 
 def names(folder):
     return sorted(path.name for path in folder.iterdir())
+
+
+def slowly(module, name, words, seconds=30):
+    """Starts the command; a function of it takes so many seconds more, and says when it begins."""
+    script = SLOWLY.format(module=module, name=name, seconds=seconds)
+    return subprocess.Popen(
+        [sys.executable, "-c", script, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def wait_for(process, line):
+    while process.stdout.readline().strip() != line:
+        assert process.poll() is None, process.stderr.read()
+
+
+def run(*words):
+    return subprocess.run(
+        [sys.executable, "-m", "centralslice.cli", *words], capture_output=True, text=True, check=False
+    )
+
+
+def manifest(folder):
+    return json.loads((folder / "map_manifest.json").read_text())
 
 
 @pytest.fixture
@@ -75,20 +102,19 @@ def test_a_full_disk_ends_with_one_line_and_nothing_left(limit, suffix, data, fo
 
 
 @pytest.mark.parametrize(
-    ("module", "name"),
-    [("make3d_plan", "check_stacks"), ("accumulation", "insert_threaded"), ("make3d", "half_map_fsc"),
-     ("make3d", "_write_manifest")],
-)  # fmt: skip
+    ("module", "name", "options"),
+    [
+        ("make3d_plan", "check_stacks", ()),
+        ("accumulation", "insert_threaded", ("--checkpoint-every", "0")),
+        ("make3d", "half_map_fsc", ()),
+        ("make3d", "write_run_manifest", ()),
+        ("make3d", "write_run_manifest", ("--checkpoint-every", "0")),
+    ],
+)
 @pytest.mark.parametrize("which", [signal.SIGINT, signal.SIGKILL])
-def test_interrupting_leaves_nothing_under_a_final_name(which, module, name, data, folder):
-    script = SLOWLY.format(module=module, name=name)
-    with subprocess.Popen(
-        [sys.executable, "-c", script, *command(data, folder)], stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE, text=True,
-    ) as process:  # fmt: skip
-        assert process.stdout is not None
-        while process.stdout.readline().strip() != name:
-            assert process.poll() is None
+def test_interrupting_leaves_nothing_under_a_final_name(which, module, name, options, data, folder):
+    with slowly(module, name, command(data, folder, *options)) as process:
+        wait_for(process, name)
         time.sleep(0.1)
         process.send_signal(which)
         started = time.monotonic()
@@ -103,12 +129,54 @@ def test_interrupting_leaves_nothing_under_a_final_name(which, module, name, dat
     else:
         assert process.returncode == -signal.SIGKILL
         # what is left hidden does not stop the next run
-        again = subprocess.run(
-            [sys.executable, "-m", "centralslice.cli", *command(data, folder)],
-            capture_output=True,
-            check=False,
-        )
-        assert again.returncode == 0
+        assert run(*command(data, folder)).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("which", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75), (signal.SIGUSR1, 75)]
+)
+def test_a_signal_while_inserting_writes_a_checkpoint_from_which_the_run_goes_on(which, code, data, folder):
+    with slowly("accumulation", "insert_threaded", command(data, folder), seconds=1) as process:
+        wait_for(process, "insert_threaded")
+        wait_for(process, "insert_threaded")  # so the first block is done
+        process.send_signal(which)
+        started = time.monotonic()
+        _, err = process.communicate(timeout=60)
+    assert time.monotonic() - started < 10  # not to the end: every block takes a second
+    assert process.returncode == code
+    assert err.splitlines()[-1] == (
+        f"centralslice: stopped by {which.name}; a checkpoint was written, --resume continues"
+    )
+    assert names(folder) == ["map_checkpoint"]
+    assert "lock" not in names(folder / "map_checkpoint")
+    unasked = run(*command(data, folder))
+    assert unasked.returncode == 2
+    assert "holds a checkpoint of an interrupted run" in unasked.stderr
+    resumed = run(*command(data, folder, "--resume"))
+    assert resumed.returncode == 0, resumed.stderr
+    assert "map_checkpoint" not in names(folder)
+    assert 0 < manifest(folder)["resumed_particles"] < 300
+    expected = manifest(folder)["map_sha256"]
+    assert run(*command(data, folder, "--force")).returncode == 0
+    assert manifest(folder)["resumed_particles"] == 0
+    assert manifest(folder)["map_sha256"] == expected
+
+
+def test_a_killed_run_goes_on_from_its_last_checkpoint(data, folder):
+    words = command(data, folder, "--checkpoint-every", "0.001")
+    with slowly("accumulation", "insert_threaded", words, seconds=0.5) as process:
+        for _ in range(4):
+            wait_for(process, "insert_threaded")
+        process.kill()
+        process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGKILL
+    assert [name for name in names(folder) if not name.startswith(".")] == ["map_checkpoint"]
+    resumed = run(*command(data, folder, "--resume"))
+    assert resumed.returncode == 0, resumed.stderr
+    assert 0 < manifest(folder)["resumed_particles"] < 300
+    expected = manifest(folder)["map_sha256"]
+    assert run(*command(data, folder, "--force")).returncode == 0
+    assert manifest(folder)["map_sha256"] == expected
 
 
 def test_an_error_while_writing_removes_what_was_written_before_it(data, attempt, monkeypatch):
