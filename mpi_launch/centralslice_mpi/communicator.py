@@ -136,7 +136,8 @@ class Mpi:
 
         Returns
         -------
-            The exit code of the run, the same on every rank: the first that is not 0, in the order of the ranks.
+            On the master the exit code of the run: the first that is not 0, in the order of the ranks. Elsewhere 0,
+            for launchers kill all that still run when one ends with another code.
         """
         others = [rank for rank in range(self.size) if rank != self.rank]
         for other in others if self.rank == MASTER else [MASTER]:
@@ -149,10 +150,13 @@ class Mpi:
                 self._post(bytes([verdict]), other, _VERDICT)
         else:
             self._wait(lambda: self._arrived(MASTER, _VERDICT))
-            verdict = self._receive_now(MASTER, _VERDICT)[1][0]
+            self._receive_now(MASTER, _VERDICT)
+            verdict = 0
         for request, _, _ in self._posted:
             self._wait(request.Test)
         self._mpi.Finalize()
+        if verdict:
+            time.sleep(_DRAIN_S)  # the others end first
         return verdict
 
     def _await_leaving(self, code: int, number: int) -> None:

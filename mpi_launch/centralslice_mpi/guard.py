@@ -38,8 +38,8 @@ def guarded(main: Callable[[Communicator], int]) -> int:
 
     Returns
     -------
-        The exit code, the same on every rank: the first that is not 0 in the order of the ranks. An error that
-        only this rank knows of ends all ranks here and now, with traceback (or one line, for errors that
+        On the master the run's exit code, the first that is not 0 in the order of the ranks; 0 elsewhere. An error
+        that only this rank knows of ends all ranks here and now, with traceback (or one line, for errors that
         centralslice raises on purpose), rank and host on stderr.
     """
     try:

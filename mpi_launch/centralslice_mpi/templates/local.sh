@@ -1,0 +1,4 @@
+#!/bin/bash
+{{directives}}
+timer=({{local_timer}})
+{{body}}
