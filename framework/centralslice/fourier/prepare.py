@@ -115,6 +115,7 @@ def prepare_slices(
     weights: FloatArray,
     ctf: ContrastTransfer | None = None,
     ssnr: FloatArray | None = None,
+    out: FloatArray | None = None,
 ) -> FloatArray:
     """Samples of a :class:`centralslice.data.slices.SliceBatch`.
 
@@ -132,6 +133,8 @@ def prepare_slices(
         Parameters of the same images; needed unless the mode is ``none``.
     ssnr
         (b, m) curves that multiply value and weight, point i at the fraction i / (m − 1) of Nyquist.
+    out
+        Where to put the samples, or None for a new array.
 
     Returns
     -------
@@ -141,7 +144,7 @@ def prepare_slices(
     if images.shape[-1] != size:
         images = crop_or_pad(images, (size, size))
     spectra = scipy.fft.rfft2(images.astype(group.precision, copy=False))
-    samples = np.empty((*spectra.shape, 4), group.precision)
+    samples = np.empty((*spectra.shape, 4), group.precision) if out is None else out
     _fill_samples(
         samples, spectra, _coefficients(group, ctf, count), np.asarray(shifts_px, np.float64) + size // 2,
         np.asarray(weights, np.float64), np.zeros((1, 1), np.float32) if ssnr is None else ssnr,
