@@ -24,6 +24,8 @@ from centralslice_mpi.communicator import Mpi
 from centralslice_mpi.environment import world_of
 from centralslice_mpi.launch import open_communicator
 
+#: What fails on all ranks is told by the first: each waits so much longer than the one before, up to a fourth.
+_STAGGER_S, _STAGGERED_RANKS = 0.3, 4
 #: A rank that may not speak waits so long for the one that speaks: launchers kill all when one ends.
 _AFTER_SPEAKER_S = 1.0
 
@@ -54,6 +56,7 @@ def guarded(main: Callable[[Communicator], int]) -> int:
             _tell(cause, communicator)
         code = failure.code
     except BaseException as error:  # SystemExit and KeyboardInterrupt, too: the other ranks know nothing
+        time.sleep(_STAGGER_S * min(communicator.rank, _STAGGERED_RANKS))
         if not isinstance(error, KeyboardInterrupt) or communicator.rank == MASTER:
             _tell(error, communicator)
         communicator.abort(_abort_code(error))
