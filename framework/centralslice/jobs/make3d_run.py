@@ -214,7 +214,8 @@ class Make3dRun:
                 rows = np.arange(0, len(self.plan.particles), step)[:wanted]
                 chunk = images.take(rows)
                 share = len(rows) / len(self.plan.particles)
-                sample = list(self._batches.batches(chunk, self._tools.threads.map))
+                batches = self._batches.batches(chunk, self._tools.threads.map)
+                sample = [replace(batch, samples=batch.samples.copy()) for batch in batches]
                 if not chunk.blank.all():
                     break
             shares = (share, min(1.0, self.plan.piece_images / len(self.plan.particles)))
