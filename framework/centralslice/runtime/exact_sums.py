@@ -11,7 +11,7 @@ full strength.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -92,6 +92,14 @@ class SumsScheme:
             value, weight, plain = self.quanta
             return dict.fromkeys(plan.shapes, (value, value, weight, plain))
         return dict(self.block_quanta)
+
+    @classmethod
+    def of_units(cls, kind: SumsKind, units: Mapping[str, Sequence[float]], plan: SumsPlan) -> SumsScheme:
+        """The scheme whose :meth:`units` these are, for finishing sums that were kept."""
+        if kind != "integer":
+            return cls(kind, block_quanta=tuple((name, tuple(each)) for name, each in units.items()))
+        value, _, weight, plain = units[next(iter(plan.shapes))]
+        return cls(kind, (value, weight, plain))
 
     def finishable(self, totals: Sums, plan: SumsPlan) -> Sums:
         """Totals as the reconstructor's finish reads them."""
@@ -219,9 +227,7 @@ class BlockSums(RankSums):
 
     def __init__(self, scratch: Sums, quanta: dict[str, tuple[float, ...]]) -> None:
         self._scratch, self._quanta = scratch, quanta
-        self._totals = Sums(
-            {name: self._zeros(_real(array).shape) for name, array in scratch.arrays.items()}
-        )
+        self._totals = Sums({name: self._zeros(_real(array).shape) for name, array in scratch.arrays.items()})
         self._dirty = False
 
     def _zeros(self, shape: tuple[int, ...]) -> NDArray[np.int64]:
@@ -285,9 +291,7 @@ def _limb_quanta_of(array: NDArray[Any], share: float) -> tuple[float, ...]:
     return tuple(coarse * 2.0 ** (-LIMB_BITS * limb) for limb in range(LIMBS))
 
 
-def _limbs_as_floats(
-    array: NDArray[Any], quanta: tuple[float, ...], dtype: np.dtype[Any]
-) -> NDArray[Any]:
+def _limbs_as_floats(array: NDArray[Any], quanta: tuple[float, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
     """Wide totals as the float or complex dtype of the plan."""
     floats = np.empty(array.shape[:-1], np.dtype(dtype.type(0).real.dtype))
     for plane, limbs in zip(floats, array, strict=True):
