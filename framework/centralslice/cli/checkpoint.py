@@ -65,19 +65,19 @@ def _add_finish(actions: Subparsers) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Do one of the four."""
     if arguments.action == "merge":
-        folders = [_folder(given) for given in arguments.folders]
+        folders = [folder_of(given) for given in arguments.folders]
         return _merge(folders, arguments.output, arguments.allow_shared_images)
     if arguments.action == "finish":
         return _finish(arguments)
     from centralslice.runtime.checkpoint import CheckpointStore
 
-    store = CheckpointStore(_folder(arguments.folder))
+    store = CheckpointStore(folder_of(arguments.folder))
     if not store.epochs():
         raise FileMissingError(f"{store.folder}: holds no checkpoint that was completed")
     return _verify(store) if arguments.action == "verify" else _show(store)
 
 
-def _folder(given: Path) -> Path:
+def folder_of(given: Path) -> Path:
     """The folder itself, or that of the map given."""
     from centralslice.runtime.checkpoint import checkpoint_folder
 
@@ -98,7 +98,7 @@ def _finish(arguments: argparse.Namespace) -> int:
         raise ParameterError(f"--threads: expected 1 or more, got {arguments.threads}")
     check_compress_bits(arguments.compressbits)
     settings = FinishSettings(
-        folder=_folder(arguments.folder), output=arguments.output, save_norm=arguments.savenorm,
+        folder=folder_of(arguments.folder), output=arguments.output, save_norm=arguments.savenorm,
         report=arguments.report, compress_bits=arguments.compressbits, float16=arguments.float16,
         force=arguments.force, threads=arguments.threads or available_cores(),
         command=shlex.join(["centralslice", *arguments.command_line]),

@@ -162,6 +162,8 @@ def _add_running(parser: argparse.ArgumentParser) -> None:
     add("--parallel", metavar="HOW", help="mpi[:N] inside mpirun -n N, or thread:N, the same as --threads N")
     add("--sums", choices=("exact", "fast"), default="exact",
         help="exact: the same bits on any number of ranks and threads, interrupted or not [exact]")  # fmt: skip
+    add("--quanta-of", type=Path, metavar="FOLDER",
+        help="exact sums in the units of this kept checkpoint, to merge to the same bits")  # fmt: skip
     add("--checkpoint-every", metavar="TIME", default="10m",
         help="write a checkpoint this often (90s, 10m, 2h; 0: never), and on USR1, TERM and Ctrl-C [10m]")  # fmt: skip
     add("--resume", nargs="?", const="yes", default="no", choices=("yes", "auto", "no"),
@@ -263,6 +265,7 @@ def settings_from(arguments: argparse.Namespace) -> Make3dSettings:
     ParameterError
         For options that exclude each other or are out of range.
     """
+    from centralslice.cli.checkpoint import folder_of
     from centralslice.jobs.make3d_settings import Make3dSettings
 
     given = arguments
@@ -280,6 +283,7 @@ def settings_from(arguments: argparse.Namespace) -> Make3dSettings:
         postprocess=tuple(given.postprocess), radial_correction=not given.noradcor, save_norm=given.savenorm,
         compress_bits=given.compressbits, report=given.report, float16=given.float16, precision=given.precision,
         compat_eman2=given.compat is not None, sums=given.sums, resume=given.resume,
+        quanta_of=None if given.quanta_of is None else folder_of(given.quanta_of),
         checkpoint_every_s=_seconds(given.checkpoint_every),
         keep_checkpoints=given.keep_checkpoints, master_works=given.master_works, log_json=given.log_json,
         threads=_threads(given), force=given.force, quiet=given.verbose < 1,
@@ -291,6 +295,8 @@ def _check(given: argparse.Namespace) -> None:
         value = getattr(given, name)
         if value is not None and not (value > 0 and math.isfinite(value)):
             raise ParameterError(f"--{name}: expected a number above 0, got {value:g}")
+    if given.quanta_of is not None and given.sums == "fast":
+        raise ParameterError("--quanta-of: only exact sums have quanta; leave out --sums fast")
     if given.keepsig and given.keepabs:
         raise ParameterError("--keepsig and --keepabs exclude each other; give one")
     if given.no_wt and given.sqrt_wt:

@@ -16,7 +16,7 @@ from centralslice.conventions import FloatArray, IntArray
 from centralslice.data.slices import Sums
 from centralslice.data.volume import Volume
 from centralslice.errors import CheckpointError, SelectionError
-from centralslice.jobs.finish_maps import MapFinisher, read_iteration_mask, read_seed
+from centralslice.jobs.finish_maps import MapFinisher, kept_scheme, read_iteration_mask, read_seed
 from centralslice.jobs.finish_plan import FinishPlan, rebuild_finish_plan
 from centralslice.jobs.make3d_identity import FINISH, JOB, ROWS, check_side_files
 from centralslice.jobs.make3d_outputs import Writing, check_outputs, plan_outputs
@@ -32,7 +32,6 @@ from centralslice.jobs.make3d_write import (
 from centralslice.plugin.registry import Registry
 from centralslice.runtime.checkpoint import Checkpoint, CheckpointStore
 from centralslice.runtime.checkpoint_merge import MERGED, complete_checkpoint
-from centralslice.runtime.exact_sums import SumsScheme
 from centralslice.runtime.manifest import array_sha256, write_manifest
 from centralslice.runtime.staging import staged_outputs
 from centralslice.runtime.threads import Threads
@@ -149,7 +148,7 @@ def _maps(
     """The maps, the weights if wanted, and the seconds it took."""
     if _of_passes(found):
         return _finished_maps(found, plan, keep_norm)
-    scheme = _scheme(found, plan)
+    scheme = kept_scheme(found, plan)
     finisher = MapFinisher(plan, scheme, keep_norm, lambda label: None)
     seed, mask = read_seed(plan, registry), read_iteration_mask(plan, registry)
     context = plan.context(seed, mask, threads.map, scheme)
@@ -172,16 +171,6 @@ def _finished_maps(
         )
     norm = WeightMap(state[NORM]) if keep_norm else None
     return {label: state[f"map.{label}"] for label in labels}, norm, 0.0
-
-
-def _scheme(found: Checkpoint, plan: FinishPlan) -> SumsScheme:
-    """How the sums are kept, by the quanta that the checkpoint names."""
-    if plan.sums_kind == "fast":
-        return SumsScheme(plan.sums_kind)
-    every = [found.state.quanta.get(label, {}) for label in found.state.stages]
-    if any(dict(units) != dict(every[0]) for units in every) or set(plan.sums.shapes) - set(every[0]):
-        raise CheckpointError(f"{found.folder}: expected the same quanta for all stages, got {every}")
-    return SumsScheme.of_units(plan.sums_kind, every[0], plan.sums)
 
 
 def _totals(found: Checkpoint, label: str, plan: FinishPlan) -> Sums:

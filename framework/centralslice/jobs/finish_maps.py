@@ -11,10 +11,11 @@ import numpy as np
 from centralslice.abc.reconstructor import NextPass, PassContext, Seed, WeightMap
 from centralslice.conventions import FloatArray
 from centralslice.data.slices import Sums
-from centralslice.errors import FormatError, ParameterError
+from centralslice.errors import CheckpointError, FormatError, ParameterError
 from centralslice.fourier.transforms import crop_or_pad
 from centralslice.jobs.finish_plan import FinishPlan
 from centralslice.plugin.registry import Registry
+from centralslice.runtime.checkpoint import Checkpoint
 from centralslice.runtime.exact_sums import SumsScheme
 
 
@@ -71,6 +72,30 @@ class MapFinisher:
         for label in list(sums):
             merged.add(sums.pop(label))
         return {**maps, "merged": self.map("merged", merged, context)}
+
+
+def kept_scheme(found: Checkpoint, plan: FinishPlan) -> SumsScheme:
+    """How the sums of a kept checkpoint are kept, by the quanta that it names.
+
+    Raises
+    ------
+    CheckpointError
+        If they are not those of sums of this kind.
+    """
+    if plan.sums_kind == "fast":
+        return SumsScheme(plan.sums_kind)
+    every = [dict(found.state.quanta.get(label, {})) for label in found.state.stages] or [{}]
+    kept = found.state.facts.get("finish", {}).get("sums")
+    if (
+        any(units != every[0] for units in every)
+        or set(every[0]) != set(plan.sums.shapes)
+        or kept != plan.sums_kind
+    ):
+        raise CheckpointError(
+            f"{found.folder}: expected {plan.sums_kind} sums of {', '.join(plan.sums.shapes)} with the same quanta in "
+            f"all stages, got {kept} sums with {every[0]}"
+        )
+    return SumsScheme.of_units(plan.sums_kind, every[0], plan.sums)
 
 
 def read_seed(plan: FinishPlan, registry: Registry) -> Seed | None:

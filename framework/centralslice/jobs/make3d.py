@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -95,6 +95,7 @@ def run_make3d(plan: Make3dPlan, registry: Registry, launch: Launch) -> Make3dRe
         if isinstance(overseer, RunOverseer):
             overseer.memory, overseer.planned = run.stages.memory, run.planned_blocks
             overseer.quanta = run.stage_quanta()
+            _check_quanta(tools.checkpoint, overseer.quanta)
             if settings.keep_checkpoints:
                 run.when_complete = partial(_keep_complete, plan, run, overseer, launch.command)
         try:
@@ -139,6 +140,16 @@ def _write(
         )  # fmt: skip
         write_run_manifest(plan, result, launch.command, stage(plan.outputs.manifest))
     return result
+
+
+def _check_quanta(checkpoint: Checkpoint | None, quanta: Mapping[str, Mapping[str, Any]]) -> None:
+    """Refuse to add to sums in other units."""
+    for label, units in ({} if checkpoint is None else checkpoint.state.quanta).items():
+        if label in quanta and dict(quanta[label]) != dict(units):
+            raise CheckpointError(
+                f"--resume: the sums of {label} in the checkpoint have quanta {dict(units)}, this run's are "
+                f"{dict(quanta[label])}; give --quanta-of as before"
+            )
 
 
 def _keep_complete(plan: Make3dPlan, run: Make3dRun, overseer: RunOverseer, command: str) -> None:

@@ -27,7 +27,7 @@ IMAGES, ROWS = ONCE, f"{LISTS}rows"
 #: Settings that say how a job runs or which files it writes, not what is in its sums.
 _FREE = frozenset({
     "threads", "force", "quiet", "resume", "checkpoint_every_s", "keep_checkpoints", "master_works", "log_json",
-    "output", "save_norm", "report", "compress_bits", "float16",
+    "output", "save_norm", "report", "compress_bits", "float16", "quanta_of",
 })  # fmt: skip
 #: Settings whose files are known by content.
 _FILES = frozenset({"input", "image_dir", "tlt", "seed", "iteration_mask", "setsf"})

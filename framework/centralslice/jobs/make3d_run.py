@@ -13,10 +13,11 @@ import numpy as np
 from centralslice.abc.reconstructor import NextPass, PassContext, WeightMap
 from centralslice.conventions import FloatArray, IntArray
 from centralslice.data.slices import SliceBatch, Sums
+from centralslice.errors import CheckpointError
 from centralslice.fourier.prepare import GroupPreparation, prepare_group
 from centralslice.fourier.projection import slice_reader
 from centralslice.jobs.accumulation import Accumulation
-from centralslice.jobs.finish_maps import MapFinisher, read_iteration_mask, read_seed
+from centralslice.jobs.finish_maps import MapFinisher, kept_scheme, read_iteration_mask, read_seed
 from centralslice.jobs.finish_plan import finish_plan
 from centralslice.jobs.make3d_plan import Make3dPlan
 from centralslice.jobs.particle_images import ReadAhead, StackPool
@@ -211,6 +212,8 @@ class Make3dRun:
         """Quanta found by the master from some of the images, the same on every rank."""
         scheme = None
         if self.is_master:
+            scheme = self._given_scheme()
+        if self.is_master and scheme is None:
             kind = self.plan.sums_kind
             sample: list[SliceBatch] = []
             share = 1.0
@@ -227,6 +230,16 @@ class Make3dRun:
             scheme = calibrate(kind, self.plan.reconstructor, self._context(), sample, shares)
         common: SumsScheme = self._tools.communicator.broadcast(scheme)
         return common
+
+    def _given_scheme(self) -> SumsScheme | None:
+        """The quanta of another job, if they were asked for."""
+        folder = self.plan.settings.quanta_of
+        if folder is None:
+            return None
+        found = CheckpointStore(folder).latest(None, contents=False)
+        if found is None:
+            raise CheckpointError(f"--quanta-of: {folder} holds no checkpoint")
+        return kept_scheme(found, self.finishing)
 
     def _context(self, scheme: SumsScheme | None = None) -> PassContext:
         return self.finishing.context(

@@ -65,7 +65,7 @@ def _agreement(settings: Make3dSettings, registry: Registry, convention: ShiftCo
             save_norm=None, setsf=None, postprocess=(), selection=SelectionRules(split="parity"), use_ssnr=False,
             compat_eman2=False, compress_bits=None, radial_correction=True, half_maps="auto", quiet=True,
             fill_angle=0.0, force=False, float16=False, checkpoint_every_s=0.0, resume="no", report=False,
-            keep_checkpoints=False,
+            keep_checkpoints=False, quanta_of=None,
         )  # fmt: skip
         particles = read_particles(settings, registry, convention)
         step = max(1, len(particles) // TRIED_IMAGES)

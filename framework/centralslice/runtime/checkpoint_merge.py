@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -16,6 +17,7 @@ from centralslice.errors import CheckpointError, OutputExistsError, ParameterErr
 from centralslice.runtime.checkpoint import MASTER, Checkpoint, CheckpointStore, RunState, Shard
 from centralslice.runtime.checkpoint_index import as_json, differences, name_differences
 from centralslice.runtime.checkpoint_shards import AnyArray
+from centralslice.runtime.scaled_addition import add_exactly, is_power_of_two, narrowed
 
 #: Parts of a fingerprint in which jobs that are merged may, and must, differ.
 MAY_DIFFER = ("inputs", "selection")
@@ -205,7 +207,7 @@ def _common_quanta(parts: Sequence[Checkpoint]) -> tuple[dict[str, dict[str, tup
         if not any(given) and dtype.kind not in "iu":
             continue
         counts = {len(quanta) for quanta in given}
-        known = all(_is_power_of_two(quantum) for quanta in given for quantum in quanta)
+        known = all(is_power_of_two(quantum) for quanta in given for quantum in quanta)
         if counts not in ({1}, {shape[-1] if len(shape) > 1 else 1}) or not known:
             raise CheckpointError(
                 f"cannot be merged: the quanta of {label}/{name} are {given}; expected powers of two, in each job "
@@ -216,10 +218,6 @@ def _common_quanta(parts: Sequence[Checkpoint]) -> tuple[dict[str, dict[str, tup
         if len(set(given)) > 1:
             notes.append(f"{label}/{name}: quanta {sorted(set(given))}: all sums brought to {finest}")
     return common, notes
-
-
-def _is_power_of_two(quantum: float) -> bool:
-    return math.isfinite(quantum) and quantum > 0 and math.frexp(quantum)[0] == 0.5
 
 
 def _added(
@@ -267,8 +265,8 @@ def _add_integers(
         powers = [math.frexp(one)[1] - math.frexp(other)[1] for one, other in zip(given, finest, strict=True)]
         shifts = np.array(powers if shape else powers[0], np.int64)
         for where, values in _pieces(part, key):
-            total[where] = _add_exactly(total[where], values.astype(np.int64), shifts, key)
-    return _narrowed(total, kinds)
+            total[where] = add_exactly(total[where], values.astype(np.int64), shifts, "/".join(key))
+    return narrowed(total, kinds)
 
 
 def _pieces(part: Checkpoint, key: _Key) -> Iterator[tuple[Any, AnyArray]]:
@@ -276,30 +274,6 @@ def _pieces(part: Checkpoint, key: _Key) -> Iterator[tuple[Any, AnyArray]]:
         for piece in shard.pieces([key[0]]):
             if piece.name == key[1]:
                 yield piece.where, piece.values
-
-
-def _add_exactly(
-    total: NDArray[np.int64], values: NDArray[np.int64], shifts: NDArray[np.int64], key: _Key
-) -> NDArray[np.int64]:
-    """``total + values * 2**shifts``, refused where it would wrap."""
-    possible = np.minimum(shifts, 63)
-    scaled = values << possible
-    added: NDArray[np.int64] = total + scaled
-    lost = ((scaled >> possible) != values) | ((shifts > 63) & (values != 0))
-    wrapped = ((total ^ added) & (scaled ^ added)) < 0
-    if np.any(lost | wrapped):
-        raise CheckpointError(
-            f"cannot be merged: the sum of {'/'.join(key)} does not fit into 64 bits at the finest quantum"
-        )
-    return added
-
-
-def _narrowed(total: NDArray[np.int64], kinds: set[np.dtype[Any]]) -> AnyArray:
-    """Back to the jobs' type, if they have one and the sums fit."""
-    kind = next(iter(kinds))
-    limits = np.iinfo(kind)
-    fits = total.size == 0 or (total.min() >= limits.min and total.max() <= limits.max)
-    return total.astype(kind, copy=False) if len(kinds) == 1 and fits else total
 
 
 def _renumbered(parts: Sequence[Checkpoint]) -> dict[str, NDArray[np.int64]]:
@@ -325,22 +299,26 @@ def _common_state(parts: Sequence[Checkpoint], shared_images: bool) -> dict[str,
                     "the first depend on all particles and have to be run together"
                 )
     if not shared_images:
-        _check_once(parts, [state[ONCE] for state in states if ONCE in state])
+        _check_once(parts, states)
     names = [name for name in states[0] if name.startswith(LISTS)]
     lists = {name: np.concatenate([state[name] for state in states if name in state]) for name in names}
     return {**states[0], **lists}
 
 
-def _check_once(parts: Sequence[Checkpoint], images: Sequence[AnyArray]) -> None:
+def _check_once(parts: Sequence[Checkpoint], states: Sequence[Mapping[str, AnyArray]]) -> None:
     """Refuse images that are in two jobs; those that one job has twice are its own affair."""
-    each = [np.unique(numbers) for numbers in images]
-    everything = np.concatenate([np.empty(0, np.uint64), *each])
-    twice = len(everything) - len(np.unique(everything))
-    if twice:
-        raise CheckpointError(
-            f"cannot be merged: {twice:,} images are in more than one of {', '.join(str(p.folder) for p in parts)} and "
-            "would count twice; --allow-shared-images if they are different particles"
-        )
+    images = [
+        (part.folder, np.unique(state[ONCE]))
+        for part, state in zip(parts, states, strict=True)
+        if ONCE in state
+    ]
+    for (one, first), (other, second) in combinations(images, 2):
+        shared = len(np.intersect1d(first, second, assume_unique=True))
+        if shared:
+            raise CheckpointError(
+                f"cannot be merged: {shared:,} images are in both {one} and {other}, they would count twice; "
+                "--allow-shared-images if they are different particles"
+            )
 
 
 def _state(part: Checkpoint) -> dict[str, AnyArray]:
