@@ -157,7 +157,7 @@ def scheme_bytes(kind: SumsKind, plan: SumsPlan) -> int:
     """Memory of one rank's sums of a stage."""
     totals = {"integer": 0, "fast": 0, "block": 1, "wide": LIMBS}[kind]
     numbers = plan.nbytes // np.dtype(plan.dtype.type(0).real.dtype).itemsize
-    return plan.nbytes + totals * 8 * numbers
+    return int(plan.nbytes + totals * 8 * numbers)
 
 
 class FastSums(RankSums):
@@ -230,7 +230,7 @@ class BlockSums(RankSums):
         self._totals = Sums({name: self._zeros(_real(array).shape) for name, array in scratch.arrays.items()})
         self._dirty = False
 
-    def _zeros(self, shape: tuple[int, ...]) -> NDArray[np.int64]:
+    def _zeros(self, shape: tuple[int, ...]) -> NDArray[Any]:
         """Totals of an array of this shape, of nothing."""
         return np.zeros(shape, np.int64)
 
@@ -248,7 +248,7 @@ class BlockSums(RankSums):
             if self._flush(self._totals.arrays[name], _real(array), np.array(self._quanta[name])) >= 2.0**62:
                 raise ResourceError("sums: a total is beyond the range of 64-bit integers; give --sums fast")
 
-    def _flush(self, totals: NDArray[np.int64], block: FloatArray, quanta: FloatArray) -> float:
+    def _flush(self, totals: NDArray[Any], block: FloatArray, quanta: FloatArray) -> float:
         """Move an array's block to its totals; the largest magnitude met."""
         lines = block.reshape(-1, block.shape[-1])
         scale = 1.0 / np.resize(quanta, block.shape[-1])
@@ -263,10 +263,10 @@ class BlockSums(RankSums):
 class WideSums(BlockSums):
     """Float scratch for one block, each total several int64 (last axis), from coarse to fine."""
 
-    def _zeros(self, shape: tuple[int, ...]) -> NDArray[np.int64]:
+    def _zeros(self, shape: tuple[int, ...]) -> NDArray[Any]:
         return np.zeros((*shape, LIMBS), np.int64)
 
-    def _flush(self, totals: NDArray[np.int64], block: FloatArray, quanta: FloatArray) -> float:
+    def _flush(self, totals: NDArray[Any], block: FloatArray, quanta: FloatArray) -> float:
         return float(_flush_limbs(totals.reshape(-1, LIMBS), block.reshape(-1), 1.0 / quanta[0]))
 
 
