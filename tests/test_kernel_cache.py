@@ -153,7 +153,9 @@ def test_two_first_runs_at_the_same_time_are_safe(tmp_path: Path) -> None:
     shutil.rmtree(cache)
 
     def reconstruct(name: str) -> subprocess.Popen[str]:
-        return start("make3d", "--input", str(table), "--output", str(tmp_path / f"{name}.mrc"), "--threads", "1")
+        return start(
+            "make3d", "--input", str(table), "--output", str(tmp_path / f"{name}.mrc"), "--threads", "1"
+        )
 
     def finished(process: subprocess.Popen[str]) -> str:
         out, err = process.communicate(timeout=300)

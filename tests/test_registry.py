@@ -121,7 +121,9 @@ def test_an_unknown_family_is_named_with_the_known_ones() -> None:
 
 def test_an_unknown_name_comes_with_a_guess_first_or_else_with_the_known_ones(stranger: Stranger) -> None:
     stranger(PROCESSORS)
-    with pytest.raises(PluginError, match=r"no processor named 'acme.shuot'; did you mean 'acme.shout'\? ") as near:
+    with pytest.raises(
+        PluginError, match=r"no processor named 'acme.shuot'; did you mean 'acme.shout'\? "
+    ) as near:
         load_registry().resolve("processor", "acme.shuot")
     assert len(str(near.value)) < 150
     with pytest.raises(PluginError, match=r"no processor named 'qqqqq' \(known: .*acme.shout"):

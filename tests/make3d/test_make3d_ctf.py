@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import scipy.fft
 
 from centralslice.data.particles import ContrastTransfer
+from centralslice.jobs.make3d_plan import choose_ctf_modes
+from centralslice.jobs.make3d_settings import Make3dSettings
 from centralslice.optics.ctf import ctf, slice_frequencies
 
 OPTICS = {
@@ -72,6 +75,41 @@ def test_auto_says_what_it_takes_and_why(simulate, make3d, refused, write_set):
         tables["optics"]["rlnCtfDataAreCtfPremultiplied"] = np.array([1])
 
     assert "multiplied already" in refused(write_set(data.images, data.particles, mark), "--ctf", "full")
+
+
+def test_auto_goes_by_the_name_that_eman2_gives_phase_flipped_images(simulate, make3d, refused, write_set):
+    data = simulate(**OPTICS)
+
+    def called(*names):
+        def change(tables):
+            folder = Path(str(tables["particles"]["rlnImageName"][0]).partition("@")[2]).parent
+            for name in names:
+                (folder / name).write_bytes((folder / "images.mrcs").read_bytes())
+            tables["particles"]["rlnImageName"] = np.array(
+                [f"{row + 1}@{folder / names[row % len(names)]}" for row in range(300)]
+            )
+
+        return write_set(data.images, data.particles, change)
+
+    flipped = called("particles__ctf_flip_fullres.mrcs")
+    run = make3d(flipped)
+    assert run.manifest["ctf"] == ["flipped"]
+    assert "flipped, because the image files are called ctf_flip" in run.out
+    assert make3d(flipped, "--ctf", "flipped").manifest["map_sha256"] == run.manifest["map_sha256"]
+    assert make3d(flipped, "--ctf", "full", "--dry-run").code == 0
+    both = called("a__ctf_flip.mrcs", "b.mrcs")
+    assert "some are called ctf_flip (a__ctf_flip.mrcs), others not (b.mrcs)" in refused(both)
+
+
+@pytest.mark.parametrize(
+    ("table", "images", "told"),
+    [("p.hdf", "p.hdf", True), ("p.lst", "p.mrcs", True), ("p.star", "p.mrcs", False)],
+)
+def test_auto_says_with_eman2s_files_what_their_headers_do_not(table, images, told, simulate):
+    particles = replace(simulate(**OPTICS).particles, image_files=(Path(images),))
+    modes, notes = choose_ctf_modes(particles, Make3dSettings(input=Path(table), output=Path("map.mrc")))
+    assert modes == ("full",)
+    assert ("phases were flipped need --ctf flipped" in notes[0]) == told
 
 
 def test_beam_tilt_is_corrected(simulate, make3d, write_set, deviation):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import subprocess
 import sys
@@ -160,6 +161,25 @@ def test_a_dry_run_says_the_plan_and_writes_nothing(simulate, make3d, attempt):
     for word in ("300 particles used", "dropped: none", "1: 150, 2: 150", "d2: 4 operators", "GB", *ALL):
         assert word in run.out
     assert "kaiser_bessel" in run.out.lower().replace("kaiserbessel", "kaiser_bessel")
+
+
+def test_the_report_names_the_facts_as_the_plan_does(simulate, make3d):
+    run = make3d(simulate(**HALVES).table, "--report")
+    page = run.beside("_report.html").read_text()
+    for name in (
+        "input",
+        "half sets",
+        "images",
+        "CTF",
+        "symmetry",
+        "method",
+        "map",
+        "memory",
+        "sums",
+        "threads",
+    ):
+        assert re.search(rf"<t[hd][^>]*>{name}</t[hd]>", page), name
+    assert re.search(r"half sets</t[hd]><td[^>]*>none 0, 1: 150, 2: 150<", page)
 
 
 def test_an_output_that_exists_is_refused_before_any_work_and_replaced_with_force(

@@ -155,7 +155,7 @@ def test_ranks_on_two_hosts_are_one_world(mpi: Launcher, hosts: Hosts) -> None:
 def test_a_map_made_on_two_hosts_has_the_bits_of_the_serial_one(
     mpi: Launcher, hosts: Hosts, particles: Path, launchers: dict[str, Launcher | str], tmp_path: Path
 ) -> None:
-    command = ["make3d", "--input", particles, "--sym", "c1", "--threads", "1"]
+    command: list[str | Path] = ["make3d", "--input", particles, "--sym", "c1", "--threads", "1"]
     alone(launchers, *command, "--output", tmp_path / "serial.mrc")
     before = hosts.received()
     done = hosts.run(mpi, "-m", "centralslice.cli", *command, "--output", tmp_path / "hosts.mrc")

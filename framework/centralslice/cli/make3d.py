@@ -15,12 +15,15 @@ from centralslice.cli.options import Subparsers, open_registry
 from centralslice.errors import EXIT_INTERRUPTED, EXIT_REQUEUE, ParameterError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from centralslice.jobs.make3d_plan import Make3dPlan
     from centralslice.jobs.make3d_result import Make3dResult
     from centralslice.jobs.make3d_settings import ConventionChoice, Make3dSettings, SeedSettings
     from centralslice.jobs.selection import SelectionRules
     from centralslice.plugin.registry import Registry
     from centralslice.runtime.communicator import Communicator
+    from centralslice.runtime.hosts import Host
 
 SUMMARY = "oriented particle images in, 3D map out"
 
@@ -159,6 +162,8 @@ def _add_running(parser: argparse.ArgumentParser) -> None:
     add("--parallel", metavar="HOW", help="mpi[:N] inside mpirun -n N, or thread:N, the same as --threads N")
     add("--sums", choices=("exact", "fast"), default="exact",
         help="exact: the same bits on any number of ranks and threads, interrupted or not [exact]")  # fmt: skip
+    add("--quanta-of", type=Path, metavar="FOLDER",
+        help="exact sums in the units of this kept checkpoint, to merge to the same bits")  # fmt: skip
     add("--checkpoint-every", metavar="TIME", default="10m",
         help="write a checkpoint this often (90s, 10m, 2h; 0: never), and on USR1, TERM and Ctrl-C [10m]")  # fmt: skip
     add("--resume", nargs="?", const="yes", default="no", choices=("yes", "auto", "no"),
@@ -190,10 +195,12 @@ def run(arguments: argparse.Namespace) -> int:
 def _run(arguments: argparse.Namespace, communicator: Communicator) -> int:
     from centralslice.jobs.make3d import Launch, StoppedRun, run_make3d
     from centralslice.runtime.compilation import announce_compilation
+    from centralslice.runtime.hosts import gather_hosts
     from centralslice.runtime.world import on_master
 
     registry = open_registry()
-    plan = on_master(communicator, lambda: _plan(arguments, registry, communicator.size))
+    hosts = gather_hosts(communicator)
+    plan = on_master(communicator, lambda: _plan(arguments, registry, hosts))
     lines = plan.lines()
     master = communicator.rank == 0
     if master and (arguments.dry_run or arguments.verbose >= 2):
@@ -215,12 +222,13 @@ def _run(arguments: argparse.Namespace, communicator: Communicator) -> int:
             )
         return EXIT_INTERRUPTED if name == "SIGINT" else EXIT_REQUEUE
     if result is not None and arguments.verbose >= 1:
-        print("\n".join(_report(plan, result)))
+        print("\n".join(report_lines(plan.outputs.merged, result)))
     return 0
 
 
-def _plan(arguments: argparse.Namespace, registry: Registry, ranks: int) -> Make3dPlan:
+def _plan(arguments: argparse.Namespace, registry: Registry, hosts: Sequence[Host]) -> Make3dPlan:
     """The plan, made by the master alone."""
+    from centralslice.jobs.layout import with_layout
     from centralslice.jobs.make3d_plan import plan_make3d, read_particles
     from centralslice.jobs.shift_convention import resolve_shift_convention
 
@@ -228,10 +236,11 @@ def _plan(arguments: argparse.Namespace, registry: Registry, ranks: int) -> Make
     convention, note = resolve_shift_convention(settings, registry)
     settings = replace(settings, shift_convention=convention)
     plan = plan_make3d(settings, registry, read_particles(settings, registry, convention))
-    return replace(plan, notes=(*plan.notes, note)) if note else plan
+    return with_layout(replace(plan, notes=(*plan.notes, note)) if note else plan, hosts)
 
 
-def _report(plan: Make3dPlan, result: Make3dResult) -> list[str]:
+def report_lines(output: Path, result: Make3dResult) -> list[str]:
+    """What is printed of maps that were written."""
     blank = result.blank_rows
     lines = []
     if len(blank):
@@ -245,7 +254,7 @@ def _report(plan: Make3dPlan, result: Make3dResult) -> list[str]:
         first, second = curve.resolution(0.143), curve.resolution(0.5)
         lines.append(f"resolution {first:.2f} Å (half-map FSC 0.143, {name}), {second:.2f} Å (0.5)")
     times = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in result.timings_s.items())
-    return [*lines, f"time       {times}", f"sha256     {result.sha256}", f"map        {plan.outputs.merged}"]
+    return [*lines, f"time       {times}", f"sha256     {result.sha256}", f"map        {output}"]
 
 
 def settings_from(arguments: argparse.Namespace) -> Make3dSettings:
@@ -256,6 +265,7 @@ def settings_from(arguments: argparse.Namespace) -> Make3dSettings:
     ParameterError
         For options that exclude each other or are out of range.
     """
+    from centralslice.cli.checkpoint import folder_of
     from centralslice.jobs.make3d_settings import Make3dSettings
 
     given = arguments
@@ -273,6 +283,7 @@ def settings_from(arguments: argparse.Namespace) -> Make3dSettings:
         postprocess=tuple(given.postprocess), radial_correction=not given.noradcor, save_norm=given.savenorm,
         compress_bits=given.compressbits, report=given.report, float16=given.float16, precision=given.precision,
         compat_eman2=given.compat is not None, sums=given.sums, resume=given.resume,
+        quanta_of=None if given.quanta_of is None else folder_of(given.quanta_of),
         checkpoint_every_s=_seconds(given.checkpoint_every),
         keep_checkpoints=given.keep_checkpoints, master_works=given.master_works, log_json=given.log_json,
         threads=_threads(given), force=given.force, quiet=given.verbose < 1,
@@ -284,6 +295,8 @@ def _check(given: argparse.Namespace) -> None:
         value = getattr(given, name)
         if value is not None and not (value > 0 and math.isfinite(value)):
             raise ParameterError(f"--{name}: expected a number above 0, got {value:g}")
+    if given.quanta_of is not None and given.sums == "fast":
+        raise ParameterError("--quanta-of: only exact sums have quanta; leave out --sums fast")
     if given.keepsig and given.keepabs:
         raise ParameterError("--keepsig and --keepabs exclude each other; give one")
     if given.no_wt and given.sqrt_wt:
@@ -300,8 +313,13 @@ def _check(given: argparse.Namespace) -> None:
         raise ParameterError(f"--iterative: is a mode of its own and excludes --mode {given.mode}")
     if given.itermask is not None and not given.iterative and (given.mode or "").split(":")[0] != "iterative":
         raise ParameterError("--itermask needs --iterative")
-    if given.compressbits is not None and given.compressbits > 16:
-        raise ParameterError(f"--compressbits: expected at most 16, got {given.compressbits}")
+    check_compress_bits(given.compressbits)
+
+
+def check_compress_bits(bits: int | None) -> None:
+    """Refuse more bits than EMAN2 stores."""
+    if bits is not None and bits > 16:
+        raise ParameterError(f"--compressbits: expected at most 16, got {bits}")
 
 
 def _selection(given: argparse.Namespace) -> SelectionRules:

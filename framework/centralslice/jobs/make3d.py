@@ -4,22 +4,35 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from centralslice.conventions import FloatArray, IntArray
 from centralslice.errors import CheckpointError, SelectionError
+from centralslice.jobs.finish_plan import finish_plan, finish_record
+from centralslice.jobs.make3d_identity import (
+    FINISH,
+    IMAGES,
+    JOB,
+    ROWS,
+    image_identities,
+    job_facts,
+    run_fingerprint,
+)
 from centralslice.jobs.make3d_plan import Make3dPlan
 from centralslice.jobs.make3d_result import Make3dResult, half_map_fsc
 from centralslice.jobs.make3d_run import Make3dRun, RankTools
 from centralslice.jobs.make3d_write import (
     check_finite,
     map_files,
+    norm_volume,
     output_volumes,
+    run_writing,
     write_outputs,
     write_run_manifest,
 )
@@ -32,9 +45,10 @@ from centralslice.runtime.checkpoint import (
     checkpoint_bytes,
     checkpoint_folder,
 )
+from centralslice.runtime.checkpoint_merge import OPTIONAL
 from centralslice.runtime.communicator import MASTER, Communicator, Serial
 from centralslice.runtime.exact_sums import scheme_bytes
-from centralslice.runtime.manifest import array_sha256, fingerprint, versions
+from centralslice.runtime.manifest import array_sha256
 from centralslice.runtime.progress import Progress
 from centralslice.runtime.schedule import BlockReport, StopRun
 from centralslice.runtime.signals import STOP_SIGNALS, SignalFlags
@@ -81,6 +95,9 @@ def run_make3d(plan: Make3dPlan, registry: Registry, launch: Launch) -> Make3dRe
         if isinstance(overseer, RunOverseer):
             overseer.memory, overseer.planned = run.stages.memory, run.planned_blocks
             overseer.quanta = run.stage_quanta()
+            _check_quanta(tools.checkpoint, overseer.quanta)
+            if settings.keep_checkpoints:
+                run.when_complete = partial(_keep_complete, plan, run, overseer, launch.command)
         try:
             maps = run.maps()
         except StopRun:
@@ -91,7 +108,7 @@ def run_make3d(plan: Make3dPlan, registry: Registry, launch: Launch) -> Make3dRe
         result = _write(plan, registry, launch, run, maps, (started, computed))
         if tools.store is not None and not settings.keep_checkpoints:
             tools.store.remove()
-    for label, path in map_files(plan).items():
+    for label, path in map_files(plan.outputs).items():
         _notify(registry, "centralslice_map_written", label=label, path=path)
     return result
 
@@ -106,14 +123,16 @@ def _write(
         raise SelectionError(
             f"{plan.settings.input}: the map is zero everywhere; no image had a weight above zero"
         )
-    fsc = half_map_fsc(maps["half1"], maps["half2"], plan) if plan.has_halves else {}
-    volumes = output_volumes(plan, maps)
+    voxel = plan.geometry.voxel_size_angst
+    fsc = half_map_fsc(maps["half1"], maps["half2"], voxel) if plan.has_halves else {}
+    writing = run_writing(plan)
+    volumes = output_volumes(run.finishing, maps, writing.attributes)
     check_finite(volumes)
     blank: IntArray = np.unique(
         plan.particles.source_row[np.array(sorted(run.stages.memory.blank), np.int64)]
     )
     with staged_outputs() as stage:
-        write_outputs(plan, registry, volumes, fsc, run.norm, stage)
+        write_outputs(writing, registry, volumes, fsc, norm_volume(run.norm, run.finishing), stage)
         timings = {**run.timings, "compute": computed - started, "write": time.perf_counter() - computed}
         result = Make3dResult(
             volumes["merged"], fsc, blank, timings, array_sha256(volumes["merged"].data),
@@ -121,6 +140,31 @@ def _write(
         )  # fmt: skip
         write_run_manifest(plan, result, launch.command, stage(plan.outputs.manifest))
     return result
+
+
+def _check_quanta(checkpoint: Checkpoint | None, quanta: Mapping[str, Mapping[str, Any]]) -> None:
+    """Refuse to add to sums in other units."""
+    for label, units in ({} if checkpoint is None else checkpoint.state.quanta).items():
+        if label in quanta and dict(quanta[label]) != dict(units):
+            raise CheckpointError(
+                f"--resume: the sums of {label} in the checkpoint have quanta {dict(units)}, this run's are "
+                f"{dict(quanta[label])}; give --quanta-of as before"
+            )
+
+
+def _keep_complete(plan: Make3dPlan, run: Make3dRun, overseer: RunOverseer, command: str) -> None:
+    """A last checkpoint with all sums, what finishing needs, and which images are in it."""
+    particles, done = plan.particles, run.stages.completed_shard()
+    lists = {
+        IMAGES: image_identities(particles, overseer.fingerprint["inputs"]),
+        ROWS: np.sort(particles.source_row).astype(np.int64),
+    }
+    facts = {
+        FINISH: finish_record(run.finishing),
+        JOB: job_facts(plan, sorted(run.stages.memory.blank), command),
+        OPTIONAL: ["none"],
+    }
+    overseer.keep_complete(replace(done, state={**done.state, **lists}), facts)
 
 
 def run_halves(plan: Make3dPlan, registry: Registry) -> tuple[FloatArray, FloatArray]:
@@ -141,15 +185,13 @@ def _tools(
         pixels = np.array([group.pixel_size_angst for group in particles.optics])
         source = ImageSource(particles, pool, plan.preprocessors, pixels[particles.optics_group])
         images = stack.enter_context(ReadAhead(source))
-        store, checkpoint, signals = None, None, None
-        if settings.checkpoint_every_s > 0:
+        store, checkpoint, signals, identity = None, None, None, {}
+        if settings.checkpoint_every_s > 0 or settings.keep_checkpoints:
             store = CheckpointStore(checkpoint_folder(settings.output))
             signals = SignalFlags((*STOP_SIGNALS, "SIGINT"))
-            if communicator.rank == MASTER and (store.epochs() or settings.resume != "no"):
-                stack.enter_context(store.lock())
-                checkpoint = find_checkpoint(plan, store)
-                for note in checkpoint.notes if checkpoint is not None else ():
-                    print(f"centralslice: warning: {note}", file=sys.stderr)
+            if communicator.rank == MASTER:
+                identity = run_fingerprint(plan, finish_plan(plan, registry))
+                checkpoint = _take_up(plan, store, identity, stack)
         passes = plan.sums.passes
         total = len(particles) * passes * (1 if passes == 1 or not plan.has_halves else 2)
         progress = Progress(
@@ -157,13 +199,26 @@ def _tools(
         )
         stack.callback(progress.close)
         overseer = RunOverseer(
-            progress, settings.checkpoint_every_s, store, signals, run_fingerprint(plan), _observer(plan, registry),
+            progress, settings.checkpoint_every_s, store, signals, identity, _observer(plan, registry),
             stack, checkpoint_bytes(scheme_bytes(plan.sums_kind, plan.sums), communicator.size) // 2,
         )  # fmt: skip
         yield RankTools(registry, pool, threads, communicator, store, overseer, checkpoint, signals), images
 
 
-def find_checkpoint(plan: Make3dPlan, store: CheckpointStore) -> Checkpoint | None:
+def _take_up(
+    plan: Make3dPlan, store: CheckpointStore, identity: dict[str, Any], stack: ExitStack
+) -> Checkpoint | None:
+    """What to resume from, the folder kept to the end of the run if there is something in it."""
+    if not store.epochs() and plan.settings.resume == "no":
+        return None
+    stack.enter_context(store.lock())
+    checkpoint = find_checkpoint(plan, store, identity)
+    for note in checkpoint.notes if checkpoint is not None else ():
+        print(f"centralslice: warning: {note}", file=sys.stderr)
+    return checkpoint
+
+
+def find_checkpoint(plan: Make3dPlan, store: CheckpointStore, identity: dict[str, Any]) -> Checkpoint | None:
     """What to resume from, by ``--resume``; a checkpoint that is there is never overwritten unasked.
 
     Raises
@@ -183,26 +238,7 @@ def find_checkpoint(plan: Make3dPlan, store: CheckpointStore) -> Checkpoint | No
         if wanted == "auto":
             return None
         raise CheckpointError(f"--resume: {store.folder} holds no checkpoint; leave out --resume")
-    return store.latest(run_fingerprint(plan), allow_previous=wanted == "auto")
-
-
-def run_fingerprint(plan: Make3dPlan) -> dict[str, Any]:
-    """What must be the same for a resumed run: inputs, options that change the result, versions."""
-    free = (
-        "threads",
-        "force",
-        "quiet",
-        "resume",
-        "checkpoint_every_s",
-        "keep_checkpoints",
-        "master_works",
-        "log_json",
-    )
-    options = {name: str(value) for name, value in asdict(plan.settings).items() if name not in free}
-    inputs = {
-        str(path): fingerprint(path) for path in [plan.settings.input, *plan.particles.image_files[:1000]]
-    }
-    return {"inputs": inputs, "options": options, "versions": versions(), "method": repr(plan.reconstructor)}
+    return store.latest(identity, allow_previous=wanted == "auto")
 
 
 def _observer(plan: Make3dPlan, registry: Registry) -> Any:

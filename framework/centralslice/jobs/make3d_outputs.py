@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Protocol
 
 import numpy as np
 
@@ -13,11 +14,38 @@ from centralslice.abc.writer import VolumeOptions, Writer
 from centralslice.data.files import refuse_existing
 from centralslice.data.volume import Volume
 from centralslice.errors import CentralsliceError, ParameterError
-from centralslice.jobs.make3d_settings import Make3dSettings
 from centralslice.plugin.registry import Registry
 
 #: Weights are kept as they are.
 NORM_OPTIONS = VolumeOptions(bits=-1)
+
+
+class OutputChoices(Protocol):
+    """What the user chose about outputs."""
+
+    @property
+    def output(self) -> Path:
+        """The merged map."""
+
+    @property
+    def save_norm(self) -> Path | None:
+        """Where the weights go."""
+
+    @property
+    def report(self) -> bool:
+        """Whether a page is written."""
+
+    @property
+    def compress_bits(self) -> int | None:
+        """HDF: bits per voxel."""
+
+    @property
+    def float16(self) -> bool:
+        """MRC: half precision."""
+
+    @property
+    def force(self) -> bool:
+        """Whether outputs may be replaced."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +68,29 @@ class Outputs:
         return tuple(path for path in named if path is not None)
 
 
-def plan_outputs(settings: Make3dSettings, halves: bool) -> Outputs:
+@dataclass(frozen=True, slots=True)
+class Writing:
+    """What writing maps needs.
+
+    Attributes
+    ----------
+    outputs, writer, options
+        The files, who writes the maps, and how they are stored.
+    attributes
+        Of the maps, for formats that keep some.
+    facts, notes
+        Name and text of what a report says of the run, and lines of notes.
+    """
+
+    outputs: Outputs
+    writer: Writer
+    options: VolumeOptions
+    attributes: Mapping[str, object] = field(default_factory=dict)
+    facts: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+def plan_outputs(settings: OutputChoices, halves: bool) -> Outputs:
     """Names of all files: beside the map, with its stem.
 
     Raises
@@ -74,7 +124,7 @@ def plan_outputs(settings: Make3dSettings, halves: bool) -> Outputs:
 
 
 def check_outputs(
-    outputs: Outputs, settings: Make3dSettings, inputs: Iterable[Path], registry: Registry
+    outputs: Outputs, settings: OutputChoices, inputs: Iterable[Path], registry: Registry
 ) -> Writer:
     """Refuse, before any work, outputs that exist, collide, are inputs, or cannot be stored as asked.
 

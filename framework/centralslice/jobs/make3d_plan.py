@@ -112,14 +112,21 @@ class Make3dPlan:
     @property
     def memory_bytes(self) -> int:
         """Largest memory of the process, worked out: sums, finish or blocks, interpreter."""
-        size, image = self.slice_size, self.geometry.image_size
-        itemsize = self.geometry.precision.itemsize
-        block = self.piece_images * (4 * itemsize * size * (size // 2 + 1) + 2 * 4 * image * image)
+        itemsize, image = self.geometry.precision.itemsize, self.geometry.image_size
         kept_maps = itemsize * image**3 if self.has_halves else 0
         sets = 2 if self.has_halves else 1
         written = itemsize * math.prod(self.output_shape) * (3 if self.has_halves else 1)
         sums = sets * scheme_bytes(self.sums_kind, self.sums)
-        return BASE_BYTES + sums + kept_maps + max(block, self.sums.finish_bytes, written)
+        return BASE_BYTES + sums + kept_maps + max(self._piece_bytes, self.sums.finish_bytes, written)
+
+    @property
+    def worker_bytes(self) -> int:
+        """Largest memory of a rank that only inserts: one set of sums at a time, blocks, interpreter."""
+        return BASE_BYTES + scheme_bytes(self.sums_kind, self.sums) + self._piece_bytes
+
+    @property
+    def _piece_bytes(self) -> int:
+        return piece_bytes(self.geometry, self.piece_images)
 
     def lines(self) -> list[str]:
         """What ``--dry-run`` prints."""
@@ -179,7 +186,7 @@ def plan_make3d(settings: Make3dSettings, registry: Registry, particles: Particl
     source_count = len(particles)
     reconstructor = make_reconstructor(settings, registry)
     preprocessors = tuple(_processor(text, 2, registry) for text in settings.preprocess)
-    postprocessors = tuple(_processor(text, 3, registry) for text in _postprocess(settings))
+    postprocessors = tuple(_processor(text, 3, registry) for text in postprocess_specs(settings))
     particles, notes = with_pixel_sizes(particles, settings)
     selection = select(particles, settings.selection)
     particles = by_half_set(selection.particles)
@@ -212,8 +219,7 @@ def plan_make3d(settings: Make3dSettings, registry: Registry, particles: Particl
     kind = choose_kind(reconstructor, settings.sums == "exact")
     geometry = integer_geometry(geometry, kind)
     sums = reconstructor.plan(geometry)
-    slice_bytes = 4 * geometry.precision.itemsize * slice_size * (slice_size // 2 + 1)
-    piece = max(1, min(1024, BATCH_BYTES // slice_bytes))
+    piece = images_at_a_time(geometry)
     if kind == "integer":
         piece = max(1, min(piece, len(particles) // LEAST_PIECES))
     plan = Make3dPlan(
@@ -234,7 +240,7 @@ def plan_make3d(settings: Make3dSettings, registry: Registry, particles: Particl
         writer=writer,
         outputs=outputs,
         sums_kind=kind,
-        block_images=_block_images(len(particles), piece, sums.nbytes, kind),
+        block_images=images_of_block(len(particles), piece, sums.nbytes, kind),
         piece_images=piece,
         source_count=source_count,
         notes=(*particles.notes, *notes, *selection.notes, *ctf_notes),
@@ -243,7 +249,21 @@ def plan_make3d(settings: Make3dSettings, registry: Registry, particles: Particl
     return plan
 
 
-def _block_images(count: int, piece: int, sums_bytes: int, kind: SumsKind) -> int:
+def images_at_a_time(geometry: MapGeometry) -> int:
+    """Images that a rank prepares at a time."""
+    return max(1, min(1024, BATCH_BYTES // _slice_bytes(geometry)))
+
+
+def piece_bytes(geometry: MapGeometry, images: int) -> int:
+    """Memory of so many images: their samples, the images as read, and those read ahead."""
+    return images * (_slice_bytes(geometry) + 2 * 4 * geometry.image_size**2)
+
+
+def _slice_bytes(geometry: MapGeometry) -> int:
+    return 4 * geometry.precision.itemsize * geometry.slice_size * (geometry.slice_size // 2 + 1)
+
+
+def images_of_block(count: int, piece: int, sums_bytes: int, kind: SumsKind) -> int:
     """Images in a block: enough blocks for many ranks, but each large enough to be worth going through the sums.
 
     A function of the inputs and options alone, never of ranks or threads.
@@ -254,9 +274,14 @@ def _block_images(count: int, piece: int, sums_bytes: int, kind: SumsKind) -> in
     return int(min(piece, max(worthwhile, math.ceil(count / WANTED_BLOCKS))))
 
 
+def mode_of(settings: Make3dSettings, registry: Registry) -> str:
+    """The mode asked for, or the default."""
+    return settings.mode or ("gauss_var" if settings.compat_eman2 else registry.default("reconstructor"))
+
+
 def make_reconstructor(settings: Make3dSettings, registry: Registry) -> Reconstructor:
     """The reconstructor of --mode with what other options say about it."""
-    spec = settings.mode or ("gauss_var" if settings.compat_eman2 else registry.default("reconstructor"))
+    spec = mode_of(settings, registry)
     name = registry.expand("reconstructor", spec)[0]
     known = {entry.name for entry in parameters_of(registry.resolve("reconstructor", name))}
     for wanted, parameter, text, option in (
@@ -283,8 +308,8 @@ def _processor(text: str, dimension: int, registry: Registry) -> Processor:
     return made
 
 
-def _postprocess(settings: Make3dSettings) -> tuple[str, ...]:
-    """Structure factor first, then the user's."""
+def postprocess_specs(settings: Make3dSettings) -> tuple[str, ...]:
+    """Postprocessors as typed: structure factor first, then the user's."""
     if settings.setsf is None or settings.setsf.lower() == "none":
         return settings.postprocess
     path = Path("strucfac.txt") if settings.setsf.lower() == "auto" else Path(settings.setsf)

@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from centralslice.data.volume import Volume
 from centralslice.fourier.shells import ShellCorrelation
-from centralslice.jobs.make3d_plan import Make3dPlan
+from centralslice.jobs.make3d_outputs import Writing
 from centralslice.report.fsc import fsc_figure
 from centralslice.report.html import write_report
 from centralslice.report.slices import central_slices
 
 
-def report_run(path: Path, plan: Make3dPlan, merged: Volume, fsc: Mapping[str, ShellCorrelation]) -> None:
+def report_run(path: Path, writing: Writing, merged: Volume, fsc: Mapping[str, ShellCorrelation]) -> None:
     """Write the page: what was used, the merged map's central sections, the half-map FSC."""
     figures = {"Central sections of the map": central_slices(merged.data, merged.voxel_size_angst)}
     if fsc:
         figures["Half-map FSC"] = fsc_figure(fsc)
-    facts = dict(_fact(line) for line in plan.lines() if not line.startswith(("note", "output")))
+    facts = dict(writing.facts)
     for name, curve in fsc.items():
         facts[f"resolution, {name}"] = (
             f"{curve.resolution(0.143):.2f} Å (FSC 0.143), {curve.resolution(0.5):.2f} Å (0.5)"
         )
-    write_report(path, f"make3d: {plan.outputs.merged.name}", figures, facts, plan.notes)
+    write_report(path, f"make3d: {writing.outputs.merged.name}", figures, facts, writing.notes)
+
+
+def report_facts(lines: Iterable[str]) -> dict[str, str]:
+    """The lines of a plan as names and texts, without notes and outputs."""
+    return dict(_fact(line) for line in lines if not line.startswith(("note", "output")))
 
 
 def _fact(line: str) -> tuple[str, str]:

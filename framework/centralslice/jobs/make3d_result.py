@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from centralslice.conventions import FloatArray, IntArray
 from centralslice.data.volume import Volume
 from centralslice.fourier.shells import ShellCorrelation, fourier_shell_correlation, soft_sphere
-from centralslice.jobs.make3d_plan import Make3dPlan
 
 #: Radius and edge of the sphere under which the masked half-map FSC is computed, in boxes.
 SPHERE_RADIUS, SPHERE_EDGE = 0.4, 0.06
@@ -44,9 +43,11 @@ class Make3dResult:
     ranks: int = 1
 
 
-def half_map_fsc(first: FloatArray, second: FloatArray, plan: Make3dPlan) -> dict[str, ShellCorrelation]:
+def half_map_fsc(
+    first: FloatArray, second: FloatArray, voxel_size_angst: float
+) -> dict[str, ShellCorrelation]:
     """FSC of the half maps of the unpadded box, unmasked and under a soft sphere."""
-    size, voxel = first.shape[0], plan.geometry.voxel_size_angst
+    size, voxel = first.shape[0], voxel_size_angst
     sphere = soft_sphere(size, SPHERE_RADIUS * size, SPHERE_EDGE * size).astype(first.dtype)
     return {
         "unmasked": fourier_shell_correlation(first, second, voxel),

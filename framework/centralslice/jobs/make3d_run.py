@@ -6,21 +6,20 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from centralslice.abc.reconstructor import NextPass, PassContext, Seed, WeightMap
+from centralslice.abc.reconstructor import NextPass, PassContext, WeightMap
 from centralslice.conventions import FloatArray, IntArray
 from centralslice.data.slices import SliceBatch, Sums
-from centralslice.errors import FormatError, ParameterError
+from centralslice.errors import CheckpointError
 from centralslice.fourier.prepare import GroupPreparation, prepare_group
 from centralslice.fourier.projection import slice_reader
-from centralslice.fourier.transforms import crop_or_pad
 from centralslice.jobs.accumulation import Accumulation
+from centralslice.jobs.finish_maps import MapFinisher, kept_scheme, read_iteration_mask, read_seed
+from centralslice.jobs.finish_plan import finish_plan
 from centralslice.jobs.make3d_plan import Make3dPlan
-from centralslice.jobs.make3d_settings import SeedSettings
 from centralslice.jobs.particle_images import ReadAhead, StackPool
 from centralslice.jobs.slice_batches import BatchMaker
 from centralslice.jobs.stages import Stages
@@ -34,6 +33,8 @@ from centralslice.runtime.threads import Threads
 
 #: Images from which the quanta of exact sums are found; more only if all of these are blank.
 SAMPLE_IMAGES = (64, 1024)
+#: Under this name the memory of a run of several passes has the weights of the merged map.
+NORM = "weights.merged"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,14 +73,20 @@ class Make3dRun:
     def __init__(
         self, plan: Make3dPlan, tools: RankTools, images: ReadAhead, before_finish: Callable[[str], None]
     ) -> None:
-        self.plan, self._tools, self._before_finish = plan, tools, before_finish
-        self.timings = {"insert": 0.0, "finish": 0.0}
-        self.norm: WeightMap | None = None
-        self._seed = self._read_seed(plan.settings.seed)
-        self._mask = self._read_mask()
+        self.plan, self._tools = plan, tools
+        #: How the sums are finished.
+        self.finishing = finish_plan(plan, tools.registry)
+        #: Called on the master when every particle is in the totals, or all maps of several passes are made.
+        self.when_complete: Callable[[], None] = lambda: None
+        self._insert_seconds = 0.0
+        self._seed = read_seed(self.finishing, tools.registry)
+        self._mask = read_iteration_mask(self.finishing, tools.registry)
         self._batches = self._batch_maker()
         accumulation = Accumulation(images, self._batches, plan.reconstructor, plan.piece_images)
         self._scheme = self._common_scheme(images)
+        self._finisher = MapFinisher(
+            self.finishing, self._scheme, plan.outputs.norm is not None, before_finish
+        )
         self.stages = Stages(
             tools.communicator, accumulation, self._scheme, store=tools.store, overseer=tools.overseer,
             checkpoint=tools.checkpoint, master_works=plan.settings.master_works, block_images=plan.block_images,
@@ -90,15 +97,27 @@ class Make3dRun:
         """Whether this rank makes the maps."""
         return self._tools.communicator.rank == MASTER
 
+    @property
+    def timings(self) -> dict[str, float]:
+        """Seconds of inserting and finishing."""
+        return {"insert": self._insert_seconds, "finish": self._finisher.seconds}
+
+    @property
+    def norm(self) -> WeightMap | None:
+        """Weights of the merged map, if they are wanted and it is finished."""
+        stored = self.stages.memory.arrays.get(NORM)
+        return self._finisher.norm if stored is None else WeightMap(stored)
+
     def maps(self) -> dict[str, FloatArray]:
         """``merged``, and ``half1`` and ``half2`` if there are half sets; empty on workers. Collective."""
         everyone = np.arange(len(self.plan.particles))
-        if not self.plan.has_halves:
-            return self._present({"merged": self._map_of("merged", everyone)})
-        if self.plan.sums.passes > 1:
-            parts = {**self._halves(), "merged": everyone}
-            return self._present({label: self._map_of(label, rows) for label, rows in parts.items()})
-        return self._one_pass_halves()
+        if self.plan.has_halves and self.plan.sums.passes == 1:
+            return self._one_pass_halves()
+        parts = {**(self._halves() if self.plan.has_halves else {}), "merged": everyone}
+        maps = {label: self._map_of(label, rows) for label, rows in parts.items()}
+        if self.is_master and self.plan.sums.passes > 1:
+            self.when_complete()
+        return self._present(maps)
 
     def planned_blocks(self) -> dict[str, int]:
         """Label of every stage to its number of blocks; of a reconstructor with several passes, those begun."""
@@ -136,14 +155,11 @@ class Make3dRun:
         totals = {label: self._insert(label, rows, context) for label, rows in self._stage_rows().items()}
         if not self.is_master:
             return {}
+        self.when_complete()
         self.stages.completed.clear()
         sums = {label: part for label, part in totals.items() if part is not None}
         del totals
-        maps = {label: self._finished(label, sums[label], context) for label in ("half1", "half2")}
-        merged = sums.pop("half1")
-        for label in list(sums):
-            merged.add(sums.pop(label))
-        return {**maps, "merged": self._finished("merged", merged, context)}
+        return self._finisher.maps(sums, context)
 
     def _map_of(self, label: str, rows: IntArray) -> FloatArray | None:
         """The map of some particles, in as many passes as the reconstructor wants; None on workers."""
@@ -162,6 +178,8 @@ class Make3dRun:
         while True:
             stage = f"{label}.{context.pass_number}" if self.plan.sums.passes > 1 else label
             totals = self._insert(stage, rows, context)
+            if self.is_master and self.plan.sums.passes == 1:
+                self.when_complete()
             result = None if totals is None else self._result(label, totals, context)
             self.stages.completed.pop(stage, None)
             reference = self._tools.communicator.broadcast(
@@ -180,32 +198,22 @@ class Make3dRun:
         begun = time.perf_counter()
         with self._tools.signals or nullcontext():
             totals = self.stages.totals(stage, rows, context)
-        self.timings["insert"] += time.perf_counter() - begun
+        self._insert_seconds += time.perf_counter() - begun
         return totals
-
-    def _finished(self, label: str, totals: Sums, context: PassContext) -> FloatArray:
-        result = self._result(label, totals, context)
-        if isinstance(result, NextPass):
-            raise ParameterError(
-                f"{self.plan.reconstructor.plugin_name}: asks for a pass that its plan does not have"
-            )
-        return result
 
     def _result(self, label: str, totals: Sums, context: PassContext) -> FloatArray | NextPass:
         """Finish totals: the map, or the wish for another pass."""
-        self._before_finish(label)
-        begun = time.perf_counter()
-        sums = self.stages.finishable(totals, context)
-        result = self.plan.reconstructor.finish(sums, context)
-        if label == "merged" and self.plan.outputs.norm is not None:
-            self.norm = self.plan.reconstructor.weight_map(sums, context)
-        self.timings["finish"] += time.perf_counter() - begun
-        return result if isinstance(result, NextPass) else result.data
+        result = self._finisher.result(label, totals, context)
+        if self.plan.sums.passes > 1 and self._finisher.norm is not None:
+            self.stages.memory.arrays[NORM] = self._finisher.norm.data
+        return result
 
     def _common_scheme(self, images: ReadAhead) -> SumsScheme:
         """Quanta found by the master from some of the images, the same on every rank."""
         scheme = None
         if self.is_master:
+            scheme = self._given_scheme()
+        if self.is_master and scheme is None:
             kind = self.plan.sums_kind
             sample: list[SliceBatch] = []
             share = 1.0
@@ -223,20 +231,19 @@ class Make3dRun:
         common: SumsScheme = self._tools.communicator.broadcast(scheme)
         return common
 
-    def _context(self) -> PassContext:
-        plan = self.plan
-        scheme = getattr(self, "_scheme", None)
-        return PassContext(
-            geometry=plan.geometry,
-            plan=plan.sums,
-            reference=self._seed.data if self._seed is not None and plan.sums.passes > 1 else None,
-            seed=None if self._seed is None or self._as_reference else self._seed,
-            wiener_snr=plan.settings.snr,
-            ctf_weighted=any(mode != "none" for mode in plan.ctf_modes),
-            grid_symmetry=plan.grid_symmetry,
-            parallel=self._tools.threads.map,
-            quanta=(1.0, 1.0, 1.0) if scheme is None else scheme.quanta,
-            iteration_mask=self._mask,
+    def _given_scheme(self) -> SumsScheme | None:
+        """The quanta of another job, if they were asked for."""
+        folder = self.plan.settings.quanta_of
+        if folder is None:
+            return None
+        found = CheckpointStore(folder).latest(None, contents=False)
+        if found is None:
+            raise CheckpointError(f"--quanta-of: {folder} holds no checkpoint")
+        return kept_scheme(found, self.finishing)
+
+    def _context(self, scheme: SumsScheme | None = None) -> PassContext:
+        return self.finishing.context(
+            self._seed, self._mask, self._tools.threads.map, scheme or getattr(self, "_scheme", None)
         )
 
     @property
@@ -257,46 +264,6 @@ class Make3dRun:
             if self._seed is not None and self._as_reference
             else None,
         )
-
-    def _read_seed(self, settings: SeedSettings | None) -> Seed | None:
-        if settings is None:
-            return None
-        size = self._seed_size
-        data = crop_or_pad(self._read_map("--seedmap", settings.path), (size,) * 3)
-        if settings.weight_map is None:
-            return Seed(data, settings.weight)
-        weights = self._read_map("--seedweightmap", settings.weight_map)
-        if weights.shape != (size, size, size // 2 + 1):
-            raise ParameterError(
-                f"--seedweightmap: {settings.weight_map} has {'×'.join(map(str, reversed(weights.shape)))} "
-                f"voxels; expected {size // 2 + 1}×{size}×{size} as --savenorm writes for this run"
-            )
-        if weights.min() < 0:
-            raise ParameterError(f"--seedweightmap: {settings.weight_map} has weights below 0")
-        return Seed(data, weights * settings.weight)
-
-    def _read_mask(self) -> FloatArray | None:
-        path = self.plan.settings.iteration_mask
-        return (
-            None if path is None else crop_or_pad(self._read_map("--itermask", path), (self._seed_size,) * 3)
-        )
-
-    def _read_map(self, option: str, path: Path) -> FloatArray:
-        """A map that an option names, of the run's precision."""
-        data = self._tools.registry.reader_for(path, "volume").read_volume(path).data
-        if data.ndim != 3:
-            raise ParameterError(f"{option}: {path} is not a map but has {data.ndim} axes")
-        if not np.all(np.isfinite(data)):
-            raise FormatError(f"{option}: {path} has voxels that are not finite numbers")
-        return np.asarray(data, self.plan.geometry.precision)
-
-    @property
-    def _seed_size(self) -> int:
-        """Box of seeds and masks: the images'; as EMAN2 has it, that of the Fourier volume."""
-        geometry = self.plan.geometry
-        if self.plan.reconstructor.eman2_slices:
-            return geometry.padded_size or geometry.slice_size
-        return geometry.image_size
 
 
 def prepare_groups(plan: Make3dPlan) -> tuple[GroupPreparation, ...]:

@@ -65,6 +65,7 @@ class Make3dSettings:
     precision: Literal["float32", "float64"] = "float32"
     compat_eman2: bool = False
     sums: Literal["exact", "fast"] = "exact"
+    quanta_of: Path | None = None
     threads: int = 1
     master_works: bool = True
     checkpoint_every_s: float = 0.0

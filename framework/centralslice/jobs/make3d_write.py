@@ -1,12 +1,12 @@
-"""What a make3d run writes: maps as they were asked for, curves, report, manifest."""
+"""What make3d writes, from particles or from sums: maps as they were asked for, curves, report, manifest."""
 
 from __future__ import annotations
 
 import resource
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -18,9 +18,10 @@ from centralslice.data.volume import Volume
 from centralslice.errors import ParameterError
 from centralslice.fourier.shells import ShellCorrelation
 from centralslice.fourier.transforms import crop_or_pad
-from centralslice.jobs.make3d_outputs import NORM_OPTIONS
+from centralslice.jobs.finish_plan import FinishPlan
+from centralslice.jobs.make3d_outputs import NORM_OPTIONS, Outputs, Writing
 from centralslice.jobs.make3d_plan import Make3dPlan
-from centralslice.jobs.make3d_report import report_run
+from centralslice.jobs.make3d_report import report_facts, report_run
 from centralslice.jobs.make3d_result import Make3dResult
 from centralslice.plugin.registry import Registry
 from centralslice.report.fsc import write_fsc
@@ -30,50 +31,53 @@ from centralslice.runtime.manifest import write_manifest
 Stage: TypeAlias = Callable[[Path], Path]
 
 
-def output_volumes(plan: Make3dPlan, maps: dict[str, FloatArray]) -> dict[str, Volume]:
-    """The maps as they will be written: cropped, the merged one postprocessed."""
-    shape = plan.output_shape
+def output_volumes(
+    plan: FinishPlan, maps: Mapping[str, FloatArray], attributes: Mapping[str, object]
+) -> dict[str, Volume]:
+    """The maps as they will be written: cropped, the merged one postprocessed and last."""
     made = {
-        label: _finished(plan, crop_or_pad(data, shape), ())
+        label: _finished(plan, crop_or_pad(data, plan.output_shape), (), attributes)
         for label, data in maps.items()
         if label != "merged"
     }
-    return {
-        **made,
-        "merged": _finished(plan, crop_or_pad(maps["merged"], shape), plan.postprocessors),
-    }
+    merged = crop_or_pad(maps["merged"], plan.output_shape)
+    return {**made, "merged": _finished(plan, merged, plan.postprocessors, attributes)}
 
 
-def write_outputs(
-    plan: Make3dPlan, registry: Registry, volumes: dict[str, Volume], fsc: dict[str, ShellCorrelation],
-    norm: WeightMap | None, stage: Stage,
-) -> None:  # fmt: skip
-    """Write curves and maps under their staged names."""
-    outputs = plan.outputs
-    if fsc and outputs.fsc_table is not None and outputs.fsc_plot is not None:
-        write_fsc(stage(outputs.fsc_table), stage(outputs.fsc_plot), fsc, registry)
-    if outputs.report is not None:
-        report_run(stage(outputs.report), plan, volumes["merged"], fsc)
-    if norm is not None and outputs.norm is not None:
-        weights = Volume(norm.data, plan.geometry.voxel_size_angst)
-        registry.writer_for(outputs.norm, "volume").write_volume(stage(outputs.norm), weights, NORM_OPTIONS)
-    options = VolumeOptions(plan.settings.compress_bits, plan.settings.float16)
-    for label, path in map_files(plan).items():
-        plan.writer.write_volume(stage(path), volumes[label], options)
-
-
-def _finished(plan: Make3dPlan, data: FloatArray, processors: tuple[Processor, ...]) -> Volume:
+def _finished(
+    plan: FinishPlan, data: FloatArray, processors: tuple[Processor, ...], attributes: Mapping[str, object]
+) -> Volume:
     """The map with postprocessing and attributes."""
     voxel_size = plan.geometry.voxel_size_angst
     for processor in processors:
         data = processor.apply(data, voxel_size)
         voxel_size = processor.voxel_size(voxel_size)
-    return Volume(data, voxel_size, attributes=map_attributes(plan))
+    return Volume(data, voxel_size, attributes=attributes)
 
 
-def map_files(plan: Make3dPlan) -> dict[str, Path]:
+def write_outputs(
+    writing: Writing, registry: Registry, volumes: dict[str, Volume], fsc: dict[str, ShellCorrelation],
+    norm: Volume | None, stage: Stage,
+) -> None:  # fmt: skip
+    """Write curves and maps under their staged names."""
+    outputs = writing.outputs
+    if fsc and outputs.fsc_table is not None and outputs.fsc_plot is not None:
+        write_fsc(stage(outputs.fsc_table), stage(outputs.fsc_plot), fsc, registry)
+    if outputs.report is not None:
+        report_run(stage(outputs.report), writing, volumes["merged"], fsc)
+    if norm is not None and outputs.norm is not None:
+        registry.writer_for(outputs.norm, "volume").write_volume(stage(outputs.norm), norm, NORM_OPTIONS)
+    for label, path in map_files(outputs).items():
+        writing.writer.write_volume(stage(path), volumes[label], writing.options)
+
+
+def norm_volume(norm: WeightMap | None, plan: FinishPlan) -> Volume | None:
+    """The weights as they will be written."""
+    return None if norm is None else Volume(norm.data, plan.geometry.voxel_size_angst)
+
+
+def map_files(outputs: Outputs) -> dict[str, Path]:
     """Label and file of every map, the merged one last."""
-    outputs = plan.outputs
     halves = {"half1": outputs.half1, "half2": outputs.half2}
     return {**{label: path for label, path in halves.items() if path is not None}, "merged": outputs.merged}
 
@@ -94,6 +98,14 @@ def check_finite(volumes: dict[str, Volume]) -> None:
             )
 
 
+def run_writing(plan: Make3dPlan) -> Writing:
+    """What writing a run's maps needs."""
+    settings = plan.settings
+    options = VolumeOptions(settings.compress_bits, settings.float16)
+    facts = report_facts(plan.lines())
+    return Writing(plan.outputs, plan.writer, options, map_attributes(plan), facts, plan.notes)
+
+
 def map_attributes(plan: Make3dPlan) -> dict[str, object]:
     """EMAN2's attributes of a reconstruction (spec: weight sum, particles kept and left out, source)."""
     kept = np.sort(plan.particles.source_row)
@@ -109,8 +121,23 @@ def map_attributes(plan: Make3dPlan) -> dict[str, object]:
     return attributes
 
 
+def result_facts(result: Make3dResult, outputs: Outputs) -> dict[str, Any]:
+    """What a manifest says of what was made."""
+    return {
+        "resolution_angst": {
+            name: {"0.5": curve.resolution(0.5), "0.143": curve.resolution(0.143)}
+            for name, curve in result.fsc.items()
+        },
+        "map_sha256": result.sha256,
+        "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "timings_s": result.timings_s,
+        "outputs": outputs.all(),
+    }
+
+
 def write_run_manifest(plan: Make3dPlan, result: Make3dResult, command: str, path: Path) -> None:
-    settings, outputs = plan.settings, plan.outputs
+    """Write the manifest of a run of particles."""
+    settings = plan.settings
     files = [settings.input, *plan.particles.image_files[:1000]]
     if settings.seed is not None:
         files.append(settings.seed.path)
@@ -125,17 +152,10 @@ def write_run_manifest(plan: Make3dPlan, result: Make3dResult, command: str, pat
         },
         "notes": plan.notes,
         "ctf": plan.ctf_modes,
-        "resolution_angst": {
-            name: {"0.5": curve.resolution(0.5), "0.143": curve.resolution(0.143)}
-            for name, curve in result.fsc.items()
-        },
-        "map_sha256": result.sha256,
         "resumed_particles": result.resumed_particles,
         "sums": plan.sums_kind,
         "ranks": result.ranks,
         "planned_memory_bytes": plan.memory_bytes,
-        "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-        "timings_s": result.timings_s,
-        "outputs": outputs.all(),
+        **result_facts(result, plan.outputs),
     }
     write_manifest(path, facts, files)

@@ -10,7 +10,7 @@ from itertools import chain
 from typing import Any
 
 from centralslice.jobs.stages import RunMemory
-from centralslice.runtime.checkpoint import CheckpointStore, RunState
+from centralslice.runtime.checkpoint import MASTER, CheckpointStore, RunState, Shard
 from centralslice.runtime.progress import Progress
 from centralslice.runtime.schedule import BlockReport
 from centralslice.runtime.signals import SignalFlags
@@ -72,8 +72,8 @@ class RunOverseer:
             return False
         asked = self.signals is not None and self.signals.requested() is not None
         due = asked or (self.every_s > 0 and time.monotonic() - self._last >= self.every_s)
-        if due and not self.store.locked:
-            self.cleanup.enter_context(self.store.lock())
+        if due:
+            self._lock(self.store)
         return due
 
     def begin_checkpoint(self) -> int:
@@ -92,3 +92,28 @@ class RunOverseer:
         self._last = time.monotonic()
         self.stopped_by = (self.signals.requested() or "") if self.signals is not None else ""
         return bool(self.stopped_by)
+
+    def keep_complete(self, shard: Shard, facts: Mapping[str, Any]) -> None:
+        """Write a last epoch, of all that was summed: sums can be finished again from it, or merged.
+
+        Parameters
+        ----------
+        shard
+            Totals of all stages, and lists of the particles.
+        facts
+            What finishing needs, and what the job was.
+        """
+        if self.store is None:
+            raise RuntimeError("no checkpoint folder")
+        self._lock(self.store)
+        self.store.make_room(shard.nbytes)
+        epoch = self.store.next_epoch()
+        stages = {label: blocks for label, blocks in self.planned().items() if label in shard.blocks}
+        quanta = {label: units for label, units in self.quanta.items() if label in stages}
+        record = self.store.write_shard(epoch, MASTER, shard)
+        self.store.commit(epoch, [record], RunState(self.fingerprint, stages, quanta, facts))
+
+    def _lock(self, store: CheckpointStore) -> None:
+        """Keep other runs out of the folder from now to the end."""
+        if not store.locked:
+            self.cleanup.enter_context(store.lock())

@@ -65,6 +65,7 @@ def _agreement(settings: Make3dSettings, registry: Registry, convention: ShiftCo
             save_norm=None, setsf=None, postprocess=(), selection=SelectionRules(split="parity"), use_ssnr=False,
             compat_eman2=False, compress_bits=None, radial_correction=True, half_maps="auto", quiet=True,
             fill_angle=0.0, force=False, float16=False, checkpoint_every_s=0.0, resume="no", report=False,
+            keep_checkpoints=False, quanta_of=None,
         )  # fmt: skip
         particles = read_particles(settings, registry, convention)
         step = max(1, len(particles) // TRIED_IMAGES)
@@ -72,5 +73,5 @@ def _agreement(settings: Make3dSettings, registry: Registry, convention: ShiftCo
         particles = replace(particles.take(chosen), half_set=np.zeros(len(chosen), np.int8))
         plan = plan_make3d(trial, registry, particles)
         first, second = run_halves(plan, registry)
-    curve = half_map_fsc(first, second, plan)["sphere"]
+    curve = half_map_fsc(first, second, plan.geometry.voxel_size_angst)["sphere"]
     return float(curve.values[1:].mean())

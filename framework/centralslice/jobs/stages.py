@@ -15,6 +15,7 @@ from centralslice.data.slices import Sums
 from centralslice.jobs.accumulation import Accumulation
 from centralslice.runtime.checkpoint import MASTER as MASTER_SHARD
 from centralslice.runtime.checkpoint import Checkpoint, CheckpointStore, Shard, ShardRecord
+from centralslice.runtime.checkpoint_merge import LISTS
 from centralslice.runtime.communicator import MASTER, Communicator
 from centralslice.runtime.exact_sums import RankSums, SumsScheme
 from centralslice.runtime.schedule import BlockReport, Overseer, run_stage
@@ -49,7 +50,8 @@ class RunMemory:
         if master is None:
             return cls()
         facts = master.facts()
-        return cls(dict(master.state()), set(facts["blank"]), dict(facts["passes"]))
+        arrays = {name: array for name, array in master.state().items() if not name.startswith(LISTS)}
+        return cls(arrays, set(facts["blank"]), dict(facts["passes"]))
 
 
 class Stages:
@@ -140,11 +142,14 @@ class Stages:
         own = Shard({label: sums.totals.arrays}, {label: np.array(sorted(done), np.int64)})
         records = [self._store.write_shard(epoch, self._communicator.rank, own)]
         if self._communicator.rank == MASTER:
-            finished = {name: totals.arrays for name, totals in self.completed.items()}
-            all_blocks = {name: np.arange(self._planned[name], dtype=np.int64) for name in finished}
-            state = Shard(finished, all_blocks, self.memory.facts(), self.memory.arrays)
-            records.append(self._store.write_shard(epoch, MASTER_SHARD, state))
+            records.append(self._store.write_shard(epoch, MASTER_SHARD, self.completed_shard()))
         return records
+
+    def completed_shard(self) -> Shard:
+        """The totals of completed stages and what else the master knows."""
+        finished = {name: totals.arrays for name, totals in self.completed.items()}
+        all_blocks = {name: np.arange(self._planned[name], dtype=np.int64) for name in finished}
+        return Shard(finished, all_blocks, self.memory.facts(), self.memory.arrays)
 
     @property
     def planned(self) -> Mapping[str, int]:

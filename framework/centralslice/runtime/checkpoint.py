@@ -17,7 +17,7 @@ from typing import Any
 
 from centralslice.errors import CheckpointError, ResourceError
 from centralslice.runtime.checkpoint_generation import Checkpoint, refuse_foreign
-from centralslice.runtime.checkpoint_index import Index, read_index, write_index
+from centralslice.runtime.checkpoint_index import Index, index_name, read_index, write_index
 from centralslice.runtime.checkpoint_lock import Holder, check_held, folder_lock
 from centralslice.runtime.checkpoint_records import MASTER, RunState, ShardRecord
 from centralslice.runtime.checkpoint_shards import AnyArray, Piece, Shard, StoredShard
@@ -265,7 +265,7 @@ class CheckpointStore:
             self.folder.rmdir()
 
     def _index_path(self, epoch: int) -> Path:
-        return self.folder / f"index_{epoch:06d}.json"
+        return self.folder / index_name(epoch)
 
     def _read_index(self, epoch: int) -> Index:
         path = self._index_path(epoch)

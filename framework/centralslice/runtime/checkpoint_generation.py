@@ -11,7 +11,7 @@ import numpy as np
 
 from centralslice.conventions import IntArray
 from centralslice.errors import CheckpointError
-from centralslice.runtime.checkpoint_index import differences, name_differences
+from centralslice.runtime.checkpoint_index import differences, index_name, name_differences
 from centralslice.runtime.checkpoint_records import MASTER, RunState, ShardRecord
 from centralslice.runtime.checkpoint_shards import StoredShard
 
@@ -52,6 +52,11 @@ class Checkpoint:
     def nbytes(self) -> int:
         """Bytes of all shards."""
         return sum(record.nbytes for record in self.records)
+
+    @property
+    def index_path(self) -> Path:
+        """The file that makes it valid."""
+        return self.folder / index_name(self.epoch)
 
     def blocks(self) -> dict[str, IntArray]:
         """Label to the sorted numbers of all blocks in the sums.

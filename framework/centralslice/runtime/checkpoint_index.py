@@ -39,6 +39,11 @@ class Index:
     state: RunState
 
 
+def index_name(epoch: int) -> str:
+    """Name of the index of an epoch."""
+    return f"index_{epoch:06d}.json"
+
+
 def write_index(path: Path, epoch: int, records: Sequence[ShardRecord], state: RunState) -> None:
     """Write the index atomically.
 

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -16,11 +17,20 @@ from centralslice.errors import CheckpointError, OutputExistsError, ParameterErr
 from centralslice.runtime.checkpoint import MASTER, Checkpoint, CheckpointStore, RunState, Shard
 from centralslice.runtime.checkpoint_index import as_json, differences, name_differences
 from centralslice.runtime.checkpoint_shards import AnyArray
+from centralslice.runtime.scaled_addition import add_exactly, is_power_of_two, narrowed
 
 #: Parts of a fingerprint in which jobs that are merged may, and must, differ.
 MAY_DIFFER = ("inputs", "selection")
 #: The word under which a merged fingerprint lists what the jobs had.
 MERGED = "merged"
+#: State arrays whose names begin so are lists of a job's particles: those of merged jobs are put together.
+LISTS = "list."
+#: The list of numbers of which none may be in two jobs: the images they used.
+ONCE = f"{LISTS}images"
+#: The fact that merged jobs share as far as it matters: the first one's is kept.
+FROM_FIRST = "finish"
+#: The fact that names stages that a job may lack.
+OPTIONAL = "optional_stages"
 
 _Key: TypeAlias = tuple[str, str]
 
@@ -45,7 +55,7 @@ class MergeResult:
     notes: tuple[str, ...]
 
 
-def merge_checkpoints(folders: Sequence[Path], output: Path) -> MergeResult:
+def merge_checkpoints(folders: Sequence[Path], output: Path, shared_images: bool = False) -> MergeResult:
     """Add the sums of complete jobs into one checkpoint, which a run can finish.
 
     Integer sums are added exactly: the result does not depend on the order of the folders. Where their quanta
@@ -58,6 +68,8 @@ def merge_checkpoints(folders: Sequence[Path], output: Path) -> MergeResult:
         Two or more checkpoint folders; of each the latest generation counts.
     output
         New checkpoint folder.
+    shared_images
+        Images may be in several jobs: particles were expanded by symmetry, say, and the copies divided.
 
     Raises
     ------
@@ -74,18 +86,19 @@ def merge_checkpoints(folders: Sequence[Path], output: Path) -> MergeResult:
     target = CheckpointStore(output)
     if target.epochs():
         raise OutputExistsError(f"{output}: has a checkpoint already; give another --output")
-    parts = [_complete(folder) for folder in folders]
+    parts = [complete_checkpoint(folder) for folder in folders]
     for number, part in enumerate(parts):
         for other in parts[:number]:
             _check_alike(other, part)
+    state_arrays = _common_state(parts, shared_images)
     quanta, notes = _common_quanta(parts)
     state = RunState(
         _merged_fingerprint([part.state.fingerprint for part in parts]),
-        {label: sum(part.state.stages[label] for part in parts) for label in parts[0].state.stages},
+        {label: sum(part.state.stages.get(label, 0) for part in parts) for label in _stages(parts)},
         quanta,
-        {MERGED: [_origin(part) for part in parts]},
+        _merged_facts(parts),
     )
-    shard = Shard(_added(parts, quanta), _renumbered(parts), {}, _common_state(parts))
+    shard = Shard(_added(parts, quanta), _renumbered(parts), {}, state_arrays)
     with target.lock():
         target.make_room(shard.nbytes)
         epoch = target.next_epoch()
@@ -93,12 +106,23 @@ def merge_checkpoints(folders: Sequence[Path], output: Path) -> MergeResult:
     return MergeResult(output, epoch, state.stages, tuple(notes))
 
 
-def _complete(folder: Path) -> Checkpoint:
-    """The latest generation of a job that has done all its blocks."""
+def complete_checkpoint(folder: Path) -> Checkpoint:
+    """The latest generation of a job that has done all its blocks.
+
+    Raises
+    ------
+    CheckpointError
+        If there is none, it is damaged, or the job is not complete.
+    """
     found = CheckpointStore(folder).latest(None)
     if found is None:
         raise CheckpointError(f"{folder}: no checkpoint there; keep those of a job with --keep-checkpoints")
     done = {label: len(numbers) for label, numbers in found.blocks().items()}
+    if found.state.facts.get(FROM_FIRST, {}).get("passes", 1) > 1:
+        raise CheckpointError(
+            f"{folder}: is of a method of several passes; those after the first depend on all particles, which have "
+            "to be run together"
+        )
     if not found.state.stages or done != dict(found.state.stages):
         unfinished = [
             f"{label} {done[label]}/{found.state.stages.get(label, '?')} blocks"
@@ -123,16 +147,42 @@ def _check_alike(one: Checkpoint, other: Checkpoint) -> None:
             f"cannot be merged: {one.folder} and {other.folder} share inputs and selection, "
             "their particles would count twice"
         )
-    if list(one.state.stages) != list(other.state.stages):
+    if _required(one) != _required(other):
         raise CheckpointError(
             f"cannot be merged: {one.folder} has the stages {', '.join(one.state.stages)}, "
             f"{other.folder} has {', '.join(other.state.stages)}"
         )
-    layouts = [{key: shape for key, (shape, _) in _layout(part).items()} for part in (one, other)]
-    if layouts[0] != layouts[1]:
+    layouts = [_layout(part) for part in (one, other)]
+    shared = layouts[0].keys() & layouts[1].keys()
+    lacking = (
+        {label for label, _ in layouts[0].keys() ^ layouts[1].keys()} - _optional(one) - _optional(other)
+    )
+    if lacking or any(layouts[0][key][0] != layouts[1][key][0] for key in shared):
         raise CheckpointError(
             f"cannot be merged: the sums of {one.folder} and {other.folder} differ in shape"
         )
+
+
+def _optional(part: Checkpoint) -> set[str]:
+    return set(part.state.facts.get(OPTIONAL, ()))
+
+
+def _required(part: Checkpoint) -> list[str]:
+    optional = _optional(part)
+    return [label for label in part.state.stages if label not in optional]
+
+
+def _stages(parts: Sequence[Checkpoint]) -> list[str]:
+    """The stages of all jobs: those that all have, then those that some have."""
+    return list(dict.fromkeys(label for part in parts for label in part.state.stages))
+
+
+def _layouts(parts: Sequence[Checkpoint]) -> dict[_Key, tuple[tuple[int, ...], np.dtype[Any]]]:
+    """Shape and type of the sums that any job has."""
+    found: dict[_Key, tuple[tuple[int, ...], np.dtype[Any]]] = {}
+    for part in parts:
+        found = {**_layout(part), **found}
+    return dict(sorted(found.items()))
 
 
 def _layout(part: Checkpoint) -> dict[_Key, tuple[tuple[int, ...], np.dtype[Any]]]:
@@ -150,12 +200,14 @@ def _common_quanta(parts: Sequence[Checkpoint]) -> tuple[dict[str, dict[str, tup
     """Per array of integers the finest quanta, and notes where they differ."""
     common: dict[str, dict[str, tuple[float, ...]]] = {}
     notes = []
-    for (label, name), (shape, dtype) in _layout(parts[0]).items():
-        given = [part.state.quanta.get(label, {}).get(name, ()) for part in parts]
+    for (label, name), (shape, dtype) in _layouts(parts).items():
+        given = [
+            part.state.quanta.get(label, {}).get(name, ()) for part in parts if label in part.state.stages
+        ]
         if not any(given) and dtype.kind not in "iu":
             continue
         counts = {len(quanta) for quanta in given}
-        known = all(_is_power_of_two(quantum) for quanta in given for quantum in quanta)
+        known = all(is_power_of_two(quantum) for quanta in given for quantum in quanta)
         if counts not in ({1}, {shape[-1] if len(shape) > 1 else 1}) or not known:
             raise CheckpointError(
                 f"cannot be merged: the quanta of {label}/{name} are {given}; expected powers of two, in each job "
@@ -168,16 +220,12 @@ def _common_quanta(parts: Sequence[Checkpoint]) -> tuple[dict[str, dict[str, tup
     return common, notes
 
 
-def _is_power_of_two(quantum: float) -> bool:
-    return math.isfinite(quantum) and quantum > 0 and math.frexp(quantum)[0] == 0.5
-
-
 def _added(
     parts: Sequence[Checkpoint], quanta: Mapping[str, Mapping[str, tuple[float, ...]]]
 ) -> dict[str, dict[str, AnyArray]]:
     sums: dict[str, dict[str, AnyArray]] = {}
-    for (label, name), (shape, _) in _layout(parts[0]).items():
-        kinds = {_layout(part)[label, name][1] for part in parts}
+    for (label, name), (shape, _) in _layouts(parts).items():
+        kinds = {_layout(part)[label, name][1] for part in parts if label in part.state.stages}
         finest = quanta.get(label, {}).get(name)
         if finest is None:
             sums.setdefault(label, {})[name] = _add_floats(parts, (label, name), shape, kinds)
@@ -211,12 +259,14 @@ def _add_integers(
         )
     total = np.zeros(shape, np.int64)
     for part in parts:
+        if key[0] not in part.state.stages:
+            continue
         given = part.state.quanta[key[0]][key[1]]
         powers = [math.frexp(one)[1] - math.frexp(other)[1] for one, other in zip(given, finest, strict=True)]
         shifts = np.array(powers if shape else powers[0], np.int64)
         for where, values in _pieces(part, key):
-            total[where] = _add_exactly(total[where], values.astype(np.int64), shifts, key)
-    return _narrowed(total, kinds)
+            total[where] = add_exactly(total[where], values.astype(np.int64), shifts, "/".join(key))
+    return narrowed(total, kinds)
 
 
 def _pieces(part: Checkpoint, key: _Key) -> Iterator[tuple[Any, AnyArray]]:
@@ -226,33 +276,9 @@ def _pieces(part: Checkpoint, key: _Key) -> Iterator[tuple[Any, AnyArray]]:
                 yield piece.where, piece.values
 
 
-def _add_exactly(
-    total: NDArray[np.int64], values: NDArray[np.int64], shifts: NDArray[np.int64], key: _Key
-) -> NDArray[np.int64]:
-    """``total + values * 2**shifts``, refused where it would wrap."""
-    possible = np.minimum(shifts, 63)
-    scaled = values << possible
-    added: NDArray[np.int64] = total + scaled
-    lost = ((scaled >> possible) != values) | ((shifts > 63) & (values != 0))
-    wrapped = ((total ^ added) & (scaled ^ added)) < 0
-    if np.any(lost | wrapped):
-        raise CheckpointError(
-            f"cannot be merged: the sum of {'/'.join(key)} does not fit into 64 bits at the finest quantum"
-        )
-    return added
-
-
-def _narrowed(total: NDArray[np.int64], kinds: set[np.dtype[Any]]) -> AnyArray:
-    """Back to the jobs' type, if they have one and the sums fit."""
-    kind = next(iter(kinds))
-    limits = np.iinfo(kind)
-    fits = total.size == 0 or (total.min() >= limits.min and total.max() <= limits.max)
-    return total.astype(kind, copy=False) if len(kinds) == 1 and fits else total
-
-
 def _renumbered(parts: Sequence[Checkpoint]) -> dict[str, NDArray[np.int64]]:
     """All blocks, those of each job after those of the jobs before."""
-    first = dict.fromkeys(parts[0].state.stages, 0)
+    first = dict.fromkeys(_stages(parts), 0)
     blocks: dict[str, list[NDArray[np.int64]]] = {label: [] for label in first}
     for part in parts:
         for label, numbers in part.blocks().items():
@@ -261,18 +287,38 @@ def _renumbered(parts: Sequence[Checkpoint]) -> dict[str, NDArray[np.int64]]:
     return {label: np.concatenate(numbers) for label, numbers in blocks.items()}
 
 
-def _common_state(parts: Sequence[Checkpoint]) -> dict[str, AnyArray]:
-    """State arrays, which must be the same in all jobs: a reference that differs is of a later pass."""
+def _common_state(parts: Sequence[Checkpoint], shared_images: bool) -> dict[str, AnyArray]:
+    """State arrays: lists put together; others must be the same, a reference that differs is of a later pass."""
     states = [_state(part) for part in parts]
     for part, state in zip(parts, states, strict=True):
         for name in sorted({*states[0], *state}):
             one, other = states[0].get(name), state.get(name)
-            if one is None or other is None or not _same_bits(one, other):
+            if not name.startswith(LISTS) and (one is None or other is None or not _same_bits(one, other)):
                 raise CheckpointError(
                     f"cannot be merged: '{name}' of {part.folder} is not that of {parts[0].folder}; passes after "
                     "the first depend on all particles and have to be run together"
                 )
-    return states[0]
+    if not shared_images:
+        _check_once(parts, states)
+    names = [name for name in states[0] if name.startswith(LISTS)]
+    lists = {name: np.concatenate([state[name] for state in states if name in state]) for name in names}
+    return {**states[0], **lists}
+
+
+def _check_once(parts: Sequence[Checkpoint], states: Sequence[Mapping[str, AnyArray]]) -> None:
+    """Refuse images that are in two jobs; those that one job has twice are its own affair."""
+    images = [
+        (part.folder, np.unique(state[ONCE]))
+        for part, state in zip(parts, states, strict=True)
+        if ONCE in state
+    ]
+    for (one, first), (other, second) in combinations(images, 2):
+        shared = len(np.intersect1d(first, second, assume_unique=True))
+        if shared:
+            raise CheckpointError(
+                f"cannot be merged: {shared:,} images are in both {one} and {other}, they would count twice; "
+                "--allow-shared-images if they are different particles"
+            )
 
 
 def _state(part: Checkpoint) -> dict[str, AnyArray]:
@@ -306,6 +352,18 @@ def _particles(found: Checkpoint) -> set[str]:
     return {json.dumps(row, sort_keys=True) for row in zip(*columns, strict=True)}
 
 
+def _merged_facts(parts: Sequence[Checkpoint]) -> dict[str, Any]:
+    """The jobs that were merged, those of merges listed flat, and what they share."""
+    origins: list[Any] = []
+    for part in parts:
+        before = part.state.facts.get(MERGED)
+        origins += before if isinstance(before, list) else [_origin(part)]
+    facts = parts[0].state.facts
+    shared = {FROM_FIRST: facts[FROM_FIRST]} if FROM_FIRST in facts else {}
+    optional = sorted(set().union(*map(_optional, parts)))
+    return {**shared, **({OPTIONAL: optional} if optional else {}), MERGED: origins}
+
+
 def _origin(part: Checkpoint) -> dict[str, Any]:
     return {
         "folder": str(part.folder),
@@ -313,6 +371,6 @@ def _origin(part: Checkpoint) -> dict[str, Any]:
         "created": part.created,
         "stages": dict(part.state.stages),
         "quanta": {label: dict(quanta) for label, quanta in part.state.quanta.items()},
-        "facts": dict(part.state.facts),
+        "facts": {name: value for name, value in part.state.facts.items() if name != FROM_FIRST},
         "shards": [{"rank": shard.rank, "facts": shard.facts()} for shard in part.shards()],
     }

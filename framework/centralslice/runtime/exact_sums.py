@@ -11,7 +11,7 @@ full strength.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -93,6 +93,14 @@ class SumsScheme:
             return dict.fromkeys(plan.shapes, (value, value, weight, plain))
         return dict(self.block_quanta)
 
+    @classmethod
+    def of_units(cls, kind: SumsKind, units: Mapping[str, Sequence[float]], plan: SumsPlan) -> SumsScheme:
+        """The scheme whose :meth:`units` these are, for finishing sums that were kept."""
+        if kind != "integer":
+            return cls(kind, block_quanta=tuple((name, tuple(each)) for name, each in units.items()))
+        value, _, weight, plain = units[next(iter(plan.shapes))]
+        return cls(kind, (value, weight, plain))
+
     def finishable(self, totals: Sums, plan: SumsPlan) -> Sums:
         """Totals as the reconstructor's finish reads them."""
         if self.kind not in ("block", "wide"):
@@ -149,7 +157,7 @@ def scheme_bytes(kind: SumsKind, plan: SumsPlan) -> int:
     """Memory of one rank's sums of a stage."""
     totals = {"integer": 0, "fast": 0, "block": 1, "wide": LIMBS}[kind]
     numbers = plan.nbytes // np.dtype(plan.dtype.type(0).real.dtype).itemsize
-    return plan.nbytes + totals * 8 * numbers
+    return int(plan.nbytes + totals * 8 * numbers)
 
 
 class FastSums(RankSums):
@@ -219,12 +227,10 @@ class BlockSums(RankSums):
 
     def __init__(self, scratch: Sums, quanta: dict[str, tuple[float, ...]]) -> None:
         self._scratch, self._quanta = scratch, quanta
-        self._totals = Sums(
-            {name: self._zeros(_real(array).shape) for name, array in scratch.arrays.items()}
-        )
+        self._totals = Sums({name: self._zeros(_real(array).shape) for name, array in scratch.arrays.items()})
         self._dirty = False
 
-    def _zeros(self, shape: tuple[int, ...]) -> NDArray[np.int64]:
+    def _zeros(self, shape: tuple[int, ...]) -> NDArray[Any]:
         """Totals of an array of this shape, of nothing."""
         return np.zeros(shape, np.int64)
 
@@ -242,7 +248,7 @@ class BlockSums(RankSums):
             if self._flush(self._totals.arrays[name], _real(array), np.array(self._quanta[name])) >= 2.0**62:
                 raise ResourceError("sums: a total is beyond the range of 64-bit integers; give --sums fast")
 
-    def _flush(self, totals: NDArray[np.int64], block: FloatArray, quanta: FloatArray) -> float:
+    def _flush(self, totals: NDArray[Any], block: FloatArray, quanta: FloatArray) -> float:
         """Move an array's block to its totals; the largest magnitude met."""
         lines = block.reshape(-1, block.shape[-1])
         scale = 1.0 / np.resize(quanta, block.shape[-1])
@@ -257,10 +263,10 @@ class BlockSums(RankSums):
 class WideSums(BlockSums):
     """Float scratch for one block, each total several int64 (last axis), from coarse to fine."""
 
-    def _zeros(self, shape: tuple[int, ...]) -> NDArray[np.int64]:
+    def _zeros(self, shape: tuple[int, ...]) -> NDArray[Any]:
         return np.zeros((*shape, LIMBS), np.int64)
 
-    def _flush(self, totals: NDArray[np.int64], block: FloatArray, quanta: FloatArray) -> float:
+    def _flush(self, totals: NDArray[Any], block: FloatArray, quanta: FloatArray) -> float:
         return float(_flush_limbs(totals.reshape(-1, LIMBS), block.reshape(-1), 1.0 / quanta[0]))
 
 
@@ -285,9 +291,7 @@ def _limb_quanta_of(array: NDArray[Any], share: float) -> tuple[float, ...]:
     return tuple(coarse * 2.0 ** (-LIMB_BITS * limb) for limb in range(LIMBS))
 
 
-def _limbs_as_floats(
-    array: NDArray[Any], quanta: tuple[float, ...], dtype: np.dtype[Any]
-) -> NDArray[Any]:
+def _limbs_as_floats(array: NDArray[Any], quanta: tuple[float, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
     """Wide totals as the float or complex dtype of the plan."""
     floats = np.empty(array.shape[:-1], np.dtype(dtype.type(0).real.dtype))
     for plane, limbs in zip(floats, array, strict=True):

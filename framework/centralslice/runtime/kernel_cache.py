@@ -2,7 +2,8 @@
 
 Numba takes a cached kernel for fresh if the module that defines it has its old time and size. It does not look at the
 modules whose functions were inlined into it, and all files of a wheel have one time. An upgrade could so
-run old machine code. Here the folder's name is a hash of every source file that has kernels: other sources, other folder.
+run old machine code. Here the folder's name is a hash of every source file that has kernels: other sources,
+other folder.
 """
 
 from __future__ import annotations
