@@ -137,14 +137,14 @@ def test_the_program_is_told_before_the_time_limit_and_its_code_comes_back(syste
     text = job_script(
         request(
             system, command=(sys.executable, "-c", STUBBORN), layout=Layout(1, 1, 1), directory=Path("/"),
-            limits=Limits(1002, 1000, requeue=system == "sge"),
+            limits=Limits(1003, 1000, requeue=system == "sge"),
         )
     )  # fmt: skip
     begun = time.monotonic()
     done = subprocess.run(["bash", "-c", text], capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == code, done.stderr
     assert done.stdout.split()[:2] == ["ready", "told"]
-    assert 1.9 < time.monotonic() - begun < 10
+    assert 2.9 < time.monotonic() - begun < 30
 
 
 @pytest.mark.parametrize("sent", [signal.SIGUSR1, signal.SIGTERM, signal.SIGINT])

@@ -99,8 +99,13 @@ class Make3dRun:
 
     @property
     def timings(self) -> dict[str, float]:
-        """Seconds of inserting and finishing."""
-        return {"insert": self._insert_seconds, "finish": self._finisher.seconds}
+        """Seconds of inserting, of adding up the sums of all ranks, and of finishing."""
+        reduce_s = self.stages.reduce_s
+        return {
+            "insert": self._insert_seconds - reduce_s,
+            "reduce": reduce_s,
+            "finish": self._finisher.seconds,
+        }
 
     @property
     def norm(self) -> WeightMap | None:

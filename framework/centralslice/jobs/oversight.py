@@ -63,7 +63,7 @@ class RunOverseer:
     def block_done(self, report: BlockReport) -> None:
         """Count, remember blank images, tell hooks."""
         self.memory.blank.update(report.facts.get("blank", ()))
-        self.progress.advance(report.particles, report.rank)
+        self.progress.advance(report.particles, report.rank, report.seconds)
         self.observe(report)
 
     def checkpoint_due(self) -> bool:

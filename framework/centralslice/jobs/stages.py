@@ -88,6 +88,8 @@ class Stages:
         self._resumed = {} if checkpoint is None else checkpoint.blocks()
         self.memory = RunMemory() if checkpoint is None else RunMemory.of(checkpoint)
         self.resumed_particles = 0
+        #: Seconds of adding up the sums of all ranks.
+        self.reduce_s = 0.0
         #: Totals of completed stages that are still needed, on the master.
         self.completed: dict[str, Sums] = {}
         self._planned: dict[str, int] = {}
@@ -111,9 +113,11 @@ class Stages:
         work = _Work(self, label, blocks, sums, context, done)
         todo = sorted(set(range(len(blocks))) - set(done)) if self._communicator.rank == MASTER else []
         run_stage(self._communicator, todo, work, self._overseer, self._master_works)
+        begun = time.perf_counter()
         reduced = {
             name: self._communicator.sum_to_master(array) for name, array in sums.totals.arrays.items()
         }
+        self.reduce_s += time.perf_counter() - begun
         if self._communicator.rank != MASTER:
             return None
         result = Sums({name: array for name, array in reduced.items() if array is not None})

@@ -33,15 +33,17 @@ class Progress:
     ) -> None:
         self._total, self._done, self._quiet, self._json = total, 0, quiet, json_lines
         self._shares: dict[int, int] = {}
+        self._busy: dict[int, float] = {}
         self._stream = sys.stderr if stream is None else stream
         self._terminal = self._stream.isatty() and not json_lines
         self._start = time.monotonic()
         self._said = self._start
 
-    def advance(self, particles: int, rank: int = 0) -> None:
-        """So many more particles are done, by this rank."""
+    def advance(self, particles: int, rank: int = 0, seconds: float = 0.0) -> None:
+        """So many more particles are done, by this rank, which worked on them so long."""
         self._done += particles
         self._shares[rank] = self._shares.get(rank, 0) + particles
+        self._busy[rank] = self._busy.get(rank, 0.0) + seconds
         now = time.monotonic()
         interval = TERMINAL_INTERVAL if self._terminal else LOG_INTERVAL
         if not self._quiet and (
@@ -63,6 +65,7 @@ class Progress:
             facts = {
                 "particles": self._done, "total": self._total, "particles_per_s": round(rate, 1),
                 "left_s": round(left, 1), "ranks": {str(rank): done for rank, done in sorted(self._shares.items())},
+                "busy_s": {str(rank): round(busy, 2) for rank, busy in sorted(self._busy.items())},
             }  # fmt: skip
             self._stream.write(json.dumps(facts) + "\n")
             self._stream.flush()
