@@ -112,7 +112,7 @@ def gather_slab(  # noqa: PLR0913 - one numeric kernel, called from one place
     """Fill a slab.
 
     With d the local mean of the density weights, s the seed's weight, S the seed:
-    total = max(W, floor) + d/SNR + d·s. What = 0: value / total; 1: value; 2: slab / total;
+    total = max(W, floor) + d/SNR + d·s. What = 0: value / total; 1: value; 2: slab / total · min(1, W / floor);
     3: slab · (d/SNR + d·s) − d·s·S; 4: d·s·S / total. With 2 the slab becomes 0 beyond ``limit``.
     """
     size = slab.shape[0]
@@ -146,7 +146,9 @@ def gather_slab(  # noqa: PLR0913 - one numeric kernel, called from one place
                 elif what == 1:
                     slab[z % size, row, x] = complex(real, imaginary)
                 elif what == 2:
-                    slab[z % size, row, x] *= scale
+                    # fades out with the data: an unmeasured frequency is not corrected by its neighbours
+                    floor = floors[int(radius)]
+                    slab[z % size, row, x] *= scale * min(1.0, weight / floor) if floor > 0 else scale
                 elif what == 3:
                     slab[z % size, row, x] = extra * slab[z % size, row, x] - share * seed_value
                 else:

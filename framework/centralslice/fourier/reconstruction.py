@@ -8,6 +8,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, ClassVar
 
 import numpy as np
@@ -68,8 +69,8 @@ class KernelReconstructor(Reconstructor):
         """φ at distances ``u`` in grid voxels, vectorised; only asked for |u| <= width / 2; any scale."""
 
     def window(self) -> Window:
-        """The window as the insertion loop evaluates it."""
-        return fit_window(self.width, self.kernel)
+        """The window as the insertion loop evaluates it; fitted once for the same parameters."""
+        return _fitted(self)
 
     def grid(self, geometry: MapGeometry) -> FourierGrid:
         """The padded grid for a map."""
@@ -162,6 +163,12 @@ class KernelReconstructor(Reconstructor):
         within = transform.filter_map(data, lambda slab, row: cut_sphere(slab, row, limit))
         weight = correction.seed_weights(seed.weight, grid, kind)
         return replace(grid_sums, seed=transform.to_grid(within), seed_weight=weight), data - within
+
+
+@lru_cache(maxsize=32)
+def _fitted(reconstructor: KernelReconstructor) -> Window:
+    """Reconstructors are frozen: equal ones have the same window."""
+    return fit_window(reconstructor.width, reconstructor.kernel)
 
 
 def _sums_dtype(geometry: MapGeometry) -> np.dtype[Any]:

@@ -19,6 +19,8 @@ from centralslice.data.particles import Particles
 from centralslice.errors import FormatError, ParameterError
 from centralslice.plugin.registry import Registry
 
+#: Pieces that wait to be taken: the one that is wanted next and the one after it.
+PIECES_AHEAD = 2
 #: Open files at a time; stacks of one image each are common in old projects.
 OPEN_STACKS = 64
 
@@ -184,9 +186,12 @@ class ReadAhead:
         self._waiting: dict[bytes, Future[ImageChunk]] = {}
 
     def start(self, rows: IntArray) -> None:
-        """Begin to read these images; what was begun before and never taken is forgotten."""
-        if rows.tobytes() not in self._waiting:
-            self._waiting = {rows.tobytes(): self._reader.submit(self._source.read, rows)}
+        """Begin to read these images; of what was begun and never taken, only the latest is kept."""
+        if rows.tobytes() in self._waiting:
+            return
+        while len(self._waiting) >= PIECES_AHEAD:
+            self._waiting.pop(next(iter(self._waiting))).cancel()
+        self._waiting[rows.tobytes()] = self._reader.submit(self._source.read, rows)
 
     def take(self, rows: IntArray) -> ImageChunk:
         """These images, begun before or now; only the reading thread touches files."""
