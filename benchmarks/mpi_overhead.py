@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import subprocess
 import sys
 import sysconfig
@@ -25,9 +26,10 @@ SIMULATED = 2_000
 
 @dataclass(frozen=True)
 class Timing:
-    """One run: seconds from start to end and of its parts, particles and busy seconds of each rank, the map's hash."""
+    """One run: seconds on the clock and of all processes, of its parts, each rank's share, the map's hash."""
 
     wall_s: float
+    cpu_s: float
     parts_s: dict[str, float]
     shares: str
     sha256: str
@@ -80,15 +82,16 @@ def timed(command: list[str | Path], output: Path) -> Timing:
     for old in output.parent.glob(f"{output.stem}*"):
         old.unlink()
     environment = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1", **os.environ}
-    begun = perf_counter()
+    begun, before = perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(words, capture_output=True, text=True, env=environment, check=False)
-    wall = perf_counter() - begun
+    wall, after = perf_counter() - begun, resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     if done.returncode:
         raise SystemExit(f"{' '.join(words)} ended with {done.returncode}:\n{done.stdout}{done.stderr}")
     facts = json.loads(output.with_name(f"{output.stem}_manifest.json").read_text())
     last = json.loads([line for line in done.stderr.splitlines() if line.startswith("{")][-1])
     shares = "; ".join(f"{n}: {last['ranks'][n]:,} in {last['busy_s'][n]:.1f} s" for n in last["ranks"])
-    return Timing(wall, facts["timings_s"], shares, facts["map_sha256"])
+    return Timing(wall, cpu, facts["timings_s"], shares, facts["map_sha256"])
 
 
 def row(name: str, runs: list[Timing]) -> list[str]:
@@ -97,11 +100,11 @@ def row(name: str, runs: list[Timing]) -> list[str]:
     parts = fastest.parts_s
     others = parts["compute"] - parts["insert"] - parts["reduce"] - parts["finish"]
     rest = fastest.wall_s - parts["compute"] - parts["write"]
-    return [
-        name, f"{fastest.wall_s:.1f}", f"{parts['insert']:.1f}", f"{parts['reduce']:.2f}", f"{parts['finish']:.1f}",
-        f"{others:.1f}", f"{parts['write']:.1f}", f"{rest:.1f}", fastest.shares,
-        ", ".join(f"{run.wall_s:.1f}" for run in runs),
+    seconds = [
+        f"{fastest.wall_s:.1f}", f"{fastest.cpu_s:.1f}", f"{parts['insert']:.1f}", f"{parts['reduce']:.2f}",
+        f"{parts['finish']:.1f}", f"{others:.1f}", f"{parts['write']:.1f}", f"{rest:.1f}",
     ]  # fmt: skip
+    return [name, *seconds, fastest.shares, ", ".join(f"{run.wall_s:.1f}" for run in runs)]
 
 
 def main() -> None:
@@ -139,12 +142,14 @@ def main() -> None:
                 print(f"  {kind}: {runs[kind][-1]}", flush=True)
     if len({run.sha256 for kind in runs.values() for run in kind}) != 1:
         raise SystemExit("the maps differ")
-    header = ["", "wall s", "insert s", "reduce s", "finish s", "plan's sample s", "write s"]
+    header = ["", "wall s", "CPU s", "insert s", "reduce s", "finish s", "plan's sample s", "write s"]
     header += ["start and metadata s", "each rank: particles, busy", "wall s of all runs"]
     print(table(header, [row(kind, found) for kind, found in runs.items()]))
     alone, ranks = (min(run.wall_s for run in found) for found in runs.values())
+    cpu = [min(run.cpu_s for run in found) for found in runs.values()]
     print(
-        f"two ranks over two threads: {100 * (ranks / alone - 1):+.1f} %; load at the end {os.getloadavg()[0]:.1f}"
+        f"two ranks over two threads: {100 * (ranks / alone - 1):+.1f} % on the clock, "
+        f"{100 * (cpu[1] / cpu[0] - 1):+.1f} % of CPU time; load at the end {os.getloadavg()[0]:.1f}"
     )
 
 
