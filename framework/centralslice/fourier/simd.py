@@ -14,7 +14,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 CHANNELS = 4
-COEFFICIENTS = 8
+COEFFICIENTS = 10
 
 
 def _element(array_type: Any) -> ir.Type:
