@@ -9,6 +9,7 @@ from typing import ClassVar, Literal
 
 from centralslice.data.images import ImageStack
 from centralslice.data.particles import Particles
+from centralslice.data.tilt_series import TiltParticles
 from centralslice.data.volume import Volume
 from centralslice.errors import FormatError
 
@@ -38,8 +39,33 @@ class ReadRequest:
     shift_convention: ShiftConvention = "projection"
 
 
+@dataclass(frozen=True, slots=True)
+class TiltReadRequest:
+    """How particles in tilt series are to be read.
+
+    Attributes
+    ----------
+    path
+        Optimisation set, or the particles where there is none.
+    particles, tomograms, trajectories
+        Files that are taken instead of those that an optimisation set names, or None.
+    base
+        Folder that relative paths in the files start from, beside the folder of the file itself; None: the
+        working directory.
+    """
+
+    path: Path
+    particles: Path | None = None
+    tomograms: Path | None = None
+    trajectories: Path | None = None
+    base: Path | None = None
+
+
 class Reader(ABC):
-    """Reads one file format; ``capabilities`` says what of: ``particles``, ``images``, ``volume``."""
+    """Reads one file format.
+
+    ``capabilities`` says what of: ``particles``, ``tilt_particles``, ``images``, ``volume``.
+    """
 
     plugin_name: ClassVar[str]
     capabilities: ClassVar[frozenset[str]]
@@ -53,6 +79,10 @@ class Reader(ABC):
     def read_particles(self, request: ReadRequest) -> Particles:
         """Read particle metadata; raises FormatError or FileMissingError naming file and row."""
         raise FormatError(f"{request.path}: {self.plugin_name} files hold no particle metadata")
+
+    def read_tilt_particles(self, request: TiltReadRequest) -> TiltParticles:
+        """Read particles in tilt series; raises FormatError or FileMissingError naming file and row."""
+        raise FormatError(f"{request.path}: {self.plugin_name} files hold no particles in tilt series")
 
     def open_images(self, path: Path) -> ImageStack:
         """Open an image stack after checking its header against the file; raises FormatError."""

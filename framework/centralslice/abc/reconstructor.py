@@ -181,6 +181,8 @@ class Reconstructor(ABC):
     offers_integer_sums: ClassVar[bool] = False
     #: Whether each slice is inserted as EMAN2 prepares it (see fourier.prepare); only for --compat eman2.
     eman2_slices: ClassVar[bool] = False
+    #: Whether slices keep Friedel mates, Nyquist row and column, in RELION's tomo scaling; for --compat relion.
+    relion_tomo_slices: ClassVar[bool] = False
 
     @abstractmethod
     def plan(self, geometry: MapGeometry) -> SumsPlan:
@@ -223,3 +225,10 @@ class Reconstructor(ABC):
     @abstractmethod
     def weight_map(self, sums: Sums, context: PassContext) -> WeightMap:
         """Σ CTF² per voxel of the unpadded box, any density weight divided out (``--savenorm``)."""
+
+    def data_map(self, sums: Sums, context: PassContext) -> FloatArray | None:
+        """The map of the numerator alone, not divided by the weights, (n, n, n) of the unpadded box, centred.
+
+        None, the default: the framework takes the map without a Wiener term times the weight map, in Fourier space.
+        """
+        return None

@@ -56,12 +56,15 @@ class SliceBatch:
         Largest ``|(kx, ky)|`` with a non-zero weight, in slice index units.
     views
         Where the slices go.
+    radii
+        (b,) float64, the largest radius of each slice by itself, or None: ``max_radius`` for all.
     """
 
     samples: FloatArray
     size: int
     max_radius: float
     views: Views
+    radii: FloatArray | None = None
 
     @property
     def values(self) -> ComplexArray:
