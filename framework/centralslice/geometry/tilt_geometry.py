@@ -123,8 +123,9 @@ def inside_images(centres: ArrayLike, image_size: tuple[int, int], margin_px: fl
     RELION takes half the output box as margin. A position that is not finite is not inside.
     """
     at = np.asarray(centres, np.float64)
-    within: BoolArray = (at > margin_px) & (at < np.array(image_size, np.float64) - margin_px)
-    return within.all(axis=-1)
+    within = (at > margin_px) & (at < np.array(image_size, np.float64) - margin_px)
+    result: BoolArray = within[..., 0] & within[..., 1]
+    return result
 
 
 def displacements(deformation: Deformation, centres: ArrayLike, image_size: tuple[int, int]) -> FloatArray:
@@ -213,4 +214,5 @@ def _waves(deformation: Deformation, at: FloatArray, size: FloatArray) -> FloatA
     phase = at @ omega.T
     table = deformation.coefficients.reshape(at.shape[-2], 2, -1, 2)
     cosines: FloatArray = np.einsum("nfk,fdk->nfd", np.cos(phase), table[..., 0])
-    return cosines + np.einsum("nfk,fdk->nfd", np.sin(phase), table[..., 1])
+    sines: FloatArray = np.einsum("nfk,fdk->nfd", np.sin(phase), table[..., 1])
+    return cosines + sines
