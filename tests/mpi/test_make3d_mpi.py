@@ -17,8 +17,9 @@ import pytest
 from centralslice.cli import main, parser_for
 from centralslice.cli.make3d import settings_from
 from centralslice.errors import EXIT_REQUEUE
-from centralslice.jobs.make3d import Launch, run_make3d
+from centralslice.jobs.make3d import run_make3d
 from centralslice.jobs.make3d_plan import plan_make3d, read_particles
+from centralslice.jobs.run_tools import Launch
 from centralslice.plugin.registry import shared_registry
 from centralslice.runtime.checkpoint import checkpoint_folder
 from centralslice.runtime.communicator import run_in_process

@@ -193,7 +193,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _run(arguments: argparse.Namespace, communicator: Communicator) -> int:
-    from centralslice.jobs.make3d import Launch, StoppedRun, run_make3d
+    from centralslice.jobs.make3d import run_make3d
+    from centralslice.jobs.run_tools import Launch, StoppedRun
     from centralslice.runtime.compilation import announce_compilation
     from centralslice.runtime.hosts import gather_hosts
     from centralslice.runtime.world import on_master

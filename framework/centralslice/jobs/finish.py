@@ -21,7 +21,6 @@ from centralslice.jobs.finish_plan import FinishPlan, rebuild_finish_plan
 from centralslice.jobs.make3d_identity import FINISH, JOB, ROWS, check_side_files
 from centralslice.jobs.make3d_outputs import Writing, check_outputs, plan_outputs
 from centralslice.jobs.make3d_result import Make3dResult, half_map_fsc
-from centralslice.jobs.make3d_run import NORM
 from centralslice.jobs.make3d_write import (
     check_finite,
     norm_volume,
@@ -29,6 +28,7 @@ from centralslice.jobs.make3d_write import (
     result_facts,
     write_outputs,
 )
+from centralslice.jobs.sums_run import NORM
 from centralslice.plugin.registry import Registry
 from centralslice.runtime.checkpoint import Checkpoint, CheckpointStore
 from centralslice.runtime.checkpoint_merge import MERGED, complete_checkpoint

@@ -68,10 +68,20 @@ class MapFinisher:
         """Half maps and the merged map of the totals of all stages, which are used up."""
         halves = [label for label in sums if label in ("half1", "half2")]
         maps = {label: self.map(label, sums[label], context) for label in halves}
-        merged = sums.pop(next(iter(sums)))
-        for label in list(sums):
-            merged.add(sums.pop(label))
-        return {**maps, "merged": self.map("merged", merged, context)}
+        return {**maps, "merged": self.merged(sums, context)}
+
+    def merged(self, sums: dict[str, Sums], context: PassContext) -> FloatArray:
+        """The map of the totals of all stages together, which are used up; those that are in a file come last."""
+        in_files = [label for label, part in sums.items() if any(map(_in_file, part.arrays.values()))]
+        order = [*(label for label in sums if label not in in_files), *in_files]
+        total = sums.pop(order[0])
+        for label in order[1:]:
+            total.add(sums.pop(label))
+        return self.map("merged", total, context)
+
+
+def _in_file(array: FloatArray) -> bool:
+    return isinstance(array, np.memmap)
 
 
 def kept_scheme(found: Checkpoint, plan: FinishPlan) -> SumsScheme:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import sys
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
 from functools import partial
-from typing import Any
 
 import numpy as np
 
 from centralslice.conventions import FloatArray, IntArray
-from centralslice.errors import CheckpointError, SelectionError
+from centralslice.errors import SelectionError
+from centralslice.jobs.finish_maps import read_iteration_mask, read_seed
 from centralslice.jobs.finish_plan import finish_plan, finish_record
 from centralslice.jobs.make3d_identity import (
     FINISH,
@@ -26,7 +25,7 @@ from centralslice.jobs.make3d_identity import (
 )
 from centralslice.jobs.make3d_plan import Make3dPlan
 from centralslice.jobs.make3d_result import Make3dResult, half_map_fsc
-from centralslice.jobs.make3d_run import Make3dRun, RankTools
+from centralslice.jobs.make3d_slices import particle_slices
 from centralslice.jobs.make3d_write import (
     check_finite,
     map_files,
@@ -38,42 +37,14 @@ from centralslice.jobs.make3d_write import (
 )
 from centralslice.jobs.oversight import RunOverseer
 from centralslice.jobs.particle_images import ImageSource, ReadAhead, StackPool
+from centralslice.jobs.run_tools import Launch, RankTools, RunKind, StoppedRun, notify, open_tools
+from centralslice.jobs.sums_run import SumsJob, SumsRun
 from centralslice.plugin.registry import Registry
-from centralslice.runtime.checkpoint import (
-    Checkpoint,
-    CheckpointStore,
-    checkpoint_bytes,
-    checkpoint_folder,
-)
 from centralslice.runtime.checkpoint_merge import OPTIONAL
-from centralslice.runtime.communicator import MASTER, Communicator, Serial
-from centralslice.runtime.exact_sums import scheme_bytes
+from centralslice.runtime.communicator import Communicator, Serial
 from centralslice.runtime.manifest import array_sha256
-from centralslice.runtime.progress import Progress
-from centralslice.runtime.schedule import BlockReport, StopRun
-from centralslice.runtime.signals import STOP_SIGNALS, SignalFlags
+from centralslice.runtime.schedule import StopRun
 from centralslice.runtime.staging import staged_outputs
-from centralslice.runtime.threads import Threads
-
-
-@dataclass(frozen=True, slots=True)
-class Launch:
-    """How a run was started.
-
-    Attributes
-    ----------
-    command
-        The command line, for the manifest.
-    communicator
-        The ranks.
-    """
-
-    command: str
-    communicator: Communicator
-
-
-class StoppedRun(Exception):
-    """A signal stopped the run after a checkpoint; ``args[0]`` is the signal's name."""
 
 
 def run_make3d(plan: Make3dPlan, registry: Registry, launch: Launch) -> Make3dResult | None:
@@ -85,23 +56,16 @@ def run_make3d(plan: Make3dPlan, registry: Registry, launch: Launch) -> Make3dRe
         If a signal asked to stop and a checkpoint was written.
     """
     settings = plan.settings
-    _notify(registry, "centralslice_run_started", command=launch.command, settings=asdict(settings))
+    notify(registry, "centralslice_run_started", command=launch.command, settings=asdict(settings))
     started = time.perf_counter()
-    with _tools(plan, registry, launch.communicator) as (tools, images):
-        run = Make3dRun(
-            plan, tools, images, lambda label: _notify(registry, "centralslice_before_finish", label=label)
-        )
-        overseer = tools.overseer
-        if isinstance(overseer, RunOverseer):
-            overseer.memory, overseer.planned = run.stages.memory, run.planned_blocks
-            overseer.quanta = run.stage_quanta()
-            _check_quanta(tools.checkpoint, overseer.quanta)
-            if settings.keep_checkpoints:
-                run.when_complete = partial(_keep_complete, plan, run, overseer, launch.command)
+    tell = partial(_before_finish, registry)
+    with _run(plan, registry, launch.communicator, tell) as (run, tools):
+        if settings.keep_checkpoints:
+            run.when_complete = partial(_keep_complete, plan, run, tools.overseer, launch.command)
         try:
             maps = run.maps()
         except StopRun:
-            raise StoppedRun(getattr(overseer, "stopped_by", "")) from None
+            raise StoppedRun(tools.overseer.stopped_by) from None
         if not run.is_master:
             return None
         computed = time.perf_counter()
@@ -109,12 +73,12 @@ def run_make3d(plan: Make3dPlan, registry: Registry, launch: Launch) -> Make3dRe
         if tools.store is not None and not settings.keep_checkpoints:
             tools.store.remove()
     for label, path in map_files(plan.outputs).items():
-        _notify(registry, "centralslice_map_written", label=label, path=path)
+        notify(registry, "centralslice_map_written", label=label, path=path)
     return result
 
 
 def _write(
-    plan: Make3dPlan, registry: Registry, launch: Launch, run: Make3dRun, maps: dict[str, FloatArray],
+    plan: Make3dPlan, registry: Registry, launch: Launch, run: SumsRun, maps: dict[str, FloatArray],
     times: tuple[float, float],
 ) -> Make3dResult:  # fmt: skip
     """Check and write what was computed."""
@@ -142,17 +106,7 @@ def _write(
     return result
 
 
-def _check_quanta(checkpoint: Checkpoint | None, quanta: Mapping[str, Mapping[str, Any]]) -> None:
-    """Refuse to add to sums in other units."""
-    for label, units in ({} if checkpoint is None else checkpoint.state.quanta).items():
-        if label in quanta and dict(quanta[label]) != dict(units):
-            raise CheckpointError(
-                f"--resume: the sums of {label} in the checkpoint have quanta {dict(units)}, this run's are "
-                f"{dict(quanta[label])}; give --quanta-of as before"
-            )
-
-
-def _keep_complete(plan: Make3dPlan, run: Make3dRun, overseer: RunOverseer, command: str) -> None:
+def _keep_complete(plan: Make3dPlan, run: SumsRun, overseer: RunOverseer, command: str) -> None:
     """A last checkpoint with all sums, what finishing needs, and which images are in it."""
     particles, done = plan.particles, run.stages.completed_shard()
     lists = {
@@ -169,95 +123,38 @@ def _keep_complete(plan: Make3dPlan, run: Make3dRun, overseer: RunOverseer, comm
 
 def run_halves(plan: Make3dPlan, registry: Registry) -> tuple[FloatArray, FloatArray]:
     """Only the two half maps, by this process alone, not written."""
-    with _tools(plan, registry, Serial()) as (tools, images):
-        return Make3dRun(plan, tools, images, lambda label: None).half_maps()
+    with _run(plan, registry, Serial(), lambda label: None) as (run, _):
+        return run.half_maps()
+
+
+def _before_finish(registry: Registry, label: str) -> None:
+    notify(registry, "centralslice_before_finish", label=label)
 
 
 @contextmanager
-def _tools(
-    plan: Make3dPlan, registry: Registry, communicator: Communicator
-) -> Iterator[tuple[RankTools, ReadAhead]]:
-    """Open what a rank works with; on the master also the checkpoint folder, and signals are noted."""
+def _run(
+    plan: Make3dPlan, registry: Registry, communicator: Communicator, before_finish: Callable[[str], None]
+) -> Iterator[tuple[SumsRun, RankTools]]:
+    """Open what a rank works with and wire it up."""
     settings, particles = plan.settings, plan.particles
-    with ExitStack() as stack:
-        threads = stack.enter_context(Threads(settings.threads))
-        pool = stack.enter_context(StackPool(particles.image_files, registry))
-        pixels = np.array([group.pixel_size_angst for group in particles.optics])
-        source = ImageSource(particles, pool, plan.preprocessors, pixels[particles.optics_group])
-        images = stack.enter_context(ReadAhead(source))
-        store, checkpoint, signals, identity = None, None, None, {}
-        if settings.checkpoint_every_s > 0 or settings.keep_checkpoints:
-            store = CheckpointStore(checkpoint_folder(settings.output))
-            signals = SignalFlags((*STOP_SIGNALS, "SIGINT"))
-            if communicator.rank == MASTER:
-                identity = run_fingerprint(plan, finish_plan(plan, registry))
-                checkpoint = _take_up(plan, store, identity, stack)
-        passes = plan.sums.passes
-        total = len(particles) * passes * (1 if passes == 1 or not plan.has_halves else 2)
-        progress = Progress(
-            total, settings.quiet or communicator.rank != MASTER, json_lines=settings.log_json
-        )
-        stack.callback(progress.close)
-        overseer = RunOverseer(
-            progress, settings.checkpoint_every_s, store, signals, identity, _observer(plan, registry),
-            stack, checkpoint_bytes(scheme_bytes(plan.sums_kind, plan.sums), communicator.size) // 2,
+    finishing = finish_plan(plan, registry)
+    passes, total = plan.sums.passes, len(particles)
+    kind = RunKind(
+        lambda: run_fingerprint(plan, finishing),
+        total * passes * (1 if passes == 1 or not plan.has_halves else 2), -(-total // plan.block_images),
+    )  # fmt: skip
+    pixels = np.array([group.pixel_size_angst for group in particles.optics])
+    with (
+        open_tools(settings, kind, registry, communicator) as tools,
+        StackPool(particles.image_files, registry) as pool,
+        ReadAhead(
+            ImageSource(particles, pool, plan.preprocessors, pixels[particles.optics_group]).read
+        ) as images,
+    ):
+        seed = read_seed(finishing, registry)
+        job = SumsJob(
+            finishing, particles.half_set, seed, read_iteration_mask(finishing, registry),
+            plan.outputs.norm is not None, settings.master_works, settings.quanta_of,
         )  # fmt: skip
-        yield RankTools(registry, pool, threads, communicator, store, overseer, checkpoint, signals), images
-
-
-def _take_up(
-    plan: Make3dPlan, store: CheckpointStore, identity: dict[str, Any], stack: ExitStack
-) -> Checkpoint | None:
-    """What to resume from, the folder kept to the end of the run if there is something in it."""
-    if not store.epochs() and plan.settings.resume == "no":
-        return None
-    stack.enter_context(store.lock())
-    checkpoint = find_checkpoint(plan, store, identity)
-    for note in checkpoint.notes if checkpoint is not None else ():
-        print(f"centralslice: warning: {note}", file=sys.stderr)
-    return checkpoint
-
-
-def find_checkpoint(plan: Make3dPlan, store: CheckpointStore, identity: dict[str, Any]) -> Checkpoint | None:
-    """What to resume from, by ``--resume``; a checkpoint that is there is never overwritten unasked.
-
-    Raises
-    ------
-    CheckpointError
-        If there is none and one is wanted, or there is one and nothing was said.
-    """
-    wanted = plan.settings.resume
-    there = bool(store.epochs())
-    if wanted == "no":
-        if there and not plan.settings.force:
-            raise CheckpointError(
-                f"{store.folder}: holds a checkpoint of an interrupted run; --resume continues it, --force starts anew"
-            )
-        return None
-    if not there:
-        if wanted == "auto":
-            return None
-        raise CheckpointError(f"--resume: {store.folder} holds no checkpoint; leave out --resume")
-    return store.latest(identity, allow_previous=wanted == "auto")
-
-
-def _observer(plan: Make3dPlan, registry: Registry) -> Any:
-    """A function that tells hooks of every block."""
-    count = {"blocks": 0}
-
-    def observe(report: BlockReport) -> None:
-        count["blocks"] += 1
-        _notify(
-            registry, "centralslice_block_done", block=count["blocks"],
-            blocks=-(-len(plan.particles) // plan.block_images), particles=report.particles,
-        )  # fmt: skip
-
-    return observe
-
-
-def _notify(registry: Registry, hook: str, **facts: object) -> None:
-    """Tell life-cycle hooks; one that raises is reported and does not stop the run."""
-    for failure in registry.notify(hook, **facts):
-        from warnings import warn
-
-        warn(f"plugin {failure.owner}: hook {hook} failed: {failure.error}", RuntimeWarning, stacklevel=2)
+        source = particle_slices(plan, images, seed, tools.threads.map)
+        yield SumsRun(job, source, tools, before_finish), tools

@@ -36,8 +36,8 @@ class RunOverseer:
         Called with every report, for hooks.
     cleanup
         Holds the checkpoint folder's lock to the end of the run; it is taken when first needed.
-    checkpoint_bytes
-        Size of one generation of all ranks.
+    generation_bytes
+        Size of the next generation of all ranks.
     planned
         Label to blocks of all stages.
     quanta
@@ -53,7 +53,7 @@ class RunOverseer:
     fingerprint: dict[str, Any]
     observe: Callable[[BlockReport], None]
     cleanup: ExitStack
-    checkpoint_bytes: int
+    generation_bytes: Callable[[], int] = int
     planned: Callable[[], dict[str, int]] = dict
     quanta: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     memory: RunMemory = field(default_factory=RunMemory)
@@ -80,7 +80,7 @@ class RunOverseer:
         """Make room on the disk; the next epoch."""
         if self.store is None:
             raise RuntimeError("no checkpoint folder")
-        self.store.make_room(self.checkpoint_bytes)
+        self.store.make_room(self.generation_bytes())
         return self.store.next_epoch()
 
     def checkpoint_saved(self, epoch: int, records: Sequence[Iterable[Any]]) -> bool:

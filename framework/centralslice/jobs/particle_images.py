@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Generic, Self, TypeVar
 
 import numpy as np
 from numba import njit
@@ -18,6 +18,9 @@ from centralslice.data.images import ImageStack, StackHeader
 from centralslice.data.particles import Particles
 from centralslice.errors import FormatError, ParameterError
 from centralslice.plugin.registry import Registry
+
+#: What is read of a piece.
+Chunk = TypeVar("Chunk")
 
 #: Pieces that wait to be taken: the one that is wanted next and the one after it.
 PIECES_AHEAD = 2
@@ -177,13 +180,13 @@ class ImageSource:
         return images
 
 
-class ReadAhead:
+class ReadAhead(Generic[Chunk]):
     """Reads the next piece in the background while the present one is worked on; a context manager."""
 
-    def __init__(self, source: ImageSource) -> None:
-        self._source = source
+    def __init__(self, read: Callable[[IntArray], Chunk]) -> None:
+        self._read = read
         self._reader = ThreadPoolExecutor(1)
-        self._waiting: dict[bytes, Future[ImageChunk]] = {}
+        self._waiting: dict[bytes, Future[Chunk]] = {}
 
     def start(self, rows: IntArray) -> None:
         """Begin to read these images; of what was begun and never taken, only the latest is kept."""
@@ -191,9 +194,9 @@ class ReadAhead:
             return
         while len(self._waiting) >= PIECES_AHEAD:
             self._waiting.pop(next(iter(self._waiting))).cancel()
-        self._waiting[rows.tobytes()] = self._reader.submit(self._source.read, rows)
+        self._waiting[rows.tobytes()] = self._reader.submit(self._read, rows)
 
-    def take(self, rows: IntArray) -> ImageChunk:
+    def take(self, rows: IntArray) -> Chunk:
         """These images, begun before or now; only the reading thread touches files."""
         self.start(rows)
         return self._waiting.pop(rows.tobytes()).result()

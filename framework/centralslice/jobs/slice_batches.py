@@ -15,7 +15,8 @@ from centralslice.data.particles import Particles
 from centralslice.data.slices import SliceBatch, Views
 from centralslice.fourier.eman2_compat import RADIUS_MARGIN, prepare_eman2
 from centralslice.fourier.prepare import GroupPreparation, prepare_slices
-from centralslice.fourier.projection import SliceReader, agreement_curves
+from centralslice.fourier.projection import agreement_curves
+from centralslice.fourier.slice_reading import SliceReader
 from centralslice.geometry.eulers import eman2_to_matrices, matrices_to_eman2
 from centralslice.jobs.particle_images import ImageChunk
 

@@ -73,18 +73,15 @@ class Stages:
         What to resume from (the master's), or None.
     master_works
         Whether the master works on blocks too.
-    block_images
-        Particles in a block.
     """
 
-    def __init__(  # noqa: PLR0913 - wired up in one place
+    def __init__(
         self, communicator: Communicator, accumulation: Accumulation, scheme: SumsScheme, *,
         store: CheckpointStore | None, overseer: Overseer, checkpoint: Checkpoint | None, master_works: bool,
-        block_images: int,
     ) -> None:  # fmt: skip
         self._communicator, self._accumulation, self._scheme = communicator, accumulation, scheme
         self._store, self._overseer, self._checkpoint = store, overseer, checkpoint
-        self._master_works, self._block_images = master_works, block_images
+        self._master_works = master_works
         self._resumed = {} if checkpoint is None else checkpoint.blocks()
         self.memory = RunMemory() if checkpoint is None else RunMemory.of(checkpoint)
         self.resumed_particles = 0
@@ -106,7 +103,7 @@ class Stages:
         context
             Of the pass.
         """
-        blocks = [rows[at : at + self._block_images] for at in range(0, len(rows), self._block_images)]
+        blocks = self._accumulation.source.blocks(rows)
         self._planned[label] = len(blocks)
         sums = self._scheme.start(context.plan, self._accumulation.reconstructor)
         done = self._take_up(label, sums, blocks) if self._communicator.rank == MASTER else []
