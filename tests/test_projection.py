@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from centralslice.abc.reconstructor import serial_map
-from centralslice.fourier.projection import agreement_curves, slice_reader
+from centralslice.fourier.projection import agreement_curves
+from centralslice.fourier.slice_reading import slice_reader
 from centralslice.geometry.gaussians import random_phantom
 from centralslice.geometry.rotations import random_rotations
 

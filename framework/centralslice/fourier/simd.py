@@ -181,3 +181,60 @@ def add_to_plane(  # noqa: PLR0913 - one instruction, as it were
         return context.get_dummy_value()
 
     return signature, generate
+
+
+@intrinsic
+def weighted_block(
+    typing: Any, voxels: Any, offset: Any, row_stride: Any, plane_stride: Any, windows: Any, width: Any
+) -> Any:
+    """``Σ wz[k] wy[j] wx[i] · voxel[k, j, i]`` over width³ complex voxels: a tuple (real, imaginary).
+
+    ``voxels`` is a C-contiguous real array of interleaved [re, im], ``offset`` the flat element of the first
+    voxel, the strides count elements; ``windows`` holds wx, wy and wz as :func:`window_values` leaves them;
+    ``width`` is a tuple whose length is the kernel's width.
+    """
+    signature = types.UniTuple(voxels.dtype, 2)(voxels, offset, row_stride, plane_stride, windows, width)
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        array, start, row_step, plane_step, windows, _ = arguments
+        array_type, _, _, _, windows_type, width_type = signature.args
+        count = len(width_type)
+        element, index, lanes = _element(array_type), ir.IntType(64), lanes_of(count)
+        runs = _groups(count)
+
+        def window(number: int) -> Any:
+            return builder.load(_pointer(context, builder, windows_type, windows, ir.Constant(index, number)))
+
+        across = [window(lanes + row) for row in range(count)]
+        # one sum a plane and run: additions that need not wait for each other
+        totals: list[list[Any]] = []
+        plane = start
+        for tap in range(count):
+            along = window(2 * lanes + tap)
+            sums: list[Any] = [None] * len(runs)
+            position = plane
+            for row in range(count):
+                weight = builder.fmul(along, across[row])
+                for number, (first, size) in enumerate(runs):
+                    at = builder.add(position, ir.Constant(index, 2 * first))
+                    pointer = _vector_at(builder, _pointer(context, builder, array_type, array, at), 2 * size)
+                    value, spread = builder.load(pointer, align=4), _splat(builder, weight, 2 * size)
+                    old = sums[number]
+                    sums[number] = (
+                        builder.fmul(value, spread) if old is None else _fma(builder, value, spread, old)
+                    )
+                position = builder.add(position, row_step)
+            totals.append(sums)
+            plane = builder.add(plane, plane_step)
+        parts: list[Any] = [ir.Constant(element, 0.0), ir.Constant(element, 0.0)]
+        for number, (first, size) in enumerate(runs):
+            total = totals[0][number]
+            for sums in totals[1:]:
+                total = builder.fadd(total, sums[number])
+            for lane in range(2 * size):
+                value = builder.extract_element(total, ir.Constant(ir.IntType(32), lane))
+                value = builder.fmul(value, window(first + lane // 2))
+                parts[lane % 2] = builder.fadd(parts[lane % 2], value)
+        return context.make_tuple(builder, signature.return_type, parts)
+
+    return signature, generate

@@ -86,8 +86,20 @@ class PaddedTransform:
         def keep(block: ComplexArray, first: int) -> None:
             grid[:, np.arange(first, first + block.shape[1]) % self.grid_size] = block
 
-        self.filter_map(data, keep)
+        self.visit_grid(data, keep)
         return grid
+
+    def visit_grid(self, data: FloatArray, take: SlabFunction) -> None:
+        """Show every slab of the padded map's transform to ``take``; here ``reach`` may be beyond G / 2."""
+        planes = np.zeros((self.box, self.grid_size, self.grid_size // 2 + 1), self._complex)
+        self._map_to_planes(data, planes)
+
+        def slab(first: int, rows: int) -> None:
+            block = np.zeros((self.grid_size, rows, self.grid_size // 2 + 1), self._complex)
+            block[self._kept] = planes[:, np.arange(first, first + rows) % self.grid_size]
+            take(scipy.fft.fft(block, axis=0, overwrite_x=True), first)
+
+        self._over_slabs(slab)
 
     @property
     def _complex(self) -> Any:

@@ -11,7 +11,7 @@ from centralslice.abc.reconstructor import ParallelMap, Seed
 from centralslice.conventions import IntArray
 from centralslice.data.slices import SliceBatch
 from centralslice.fourier.prepare import GroupPreparation, prepare_group
-from centralslice.fourier.projection import slice_reader
+from centralslice.fourier.slice_reading import slice_reader
 from centralslice.jobs.make3d_plan import Make3dPlan
 from centralslice.jobs.particle_images import ImageChunk, ReadAhead
 from centralslice.jobs.slice_batches import BatchMaker
