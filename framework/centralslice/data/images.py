@@ -44,6 +44,10 @@ class ImageStack(ABC):
             If a number is beyond the stack or the file is shorter than its header says.
         """
 
+    def mapped(self) -> NDArray[Any] | None:
+        """All images (count, ny, nx) mapped into memory as they are stored, any dtype; None if they cannot be."""
+        return None
+
     def attributes(self, number: int) -> Mapping[str, Any]:
         """Per-image attributes of formats that have them (EMAN2 HDF); empty otherwise."""
         return {}

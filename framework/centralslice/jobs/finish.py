@@ -16,7 +16,15 @@ from centralslice.conventions import FloatArray, IntArray
 from centralslice.data.slices import Sums
 from centralslice.data.volume import Volume
 from centralslice.errors import CheckpointError, SelectionError
-from centralslice.jobs.finish_maps import MapFinisher, kept_scheme, read_iteration_mask, read_seed
+from centralslice.jobs.finish_maps import (
+    WEIGHTS,
+    FinishWatch,
+    MapFinisher,
+    NormKeeper,
+    kept_scheme,
+    read_iteration_mask,
+    read_seed,
+)
 from centralslice.jobs.finish_plan import FinishPlan, rebuild_finish_plan
 from centralslice.jobs.make3d_identity import FINISH, JOB, ROWS, check_side_files
 from centralslice.jobs.make3d_outputs import Writing, check_outputs, plan_outputs
@@ -28,7 +36,7 @@ from centralslice.jobs.make3d_write import (
     result_facts,
     write_outputs,
 )
-from centralslice.jobs.sums_run import NORM
+from centralslice.jobs.sums_run import sides_of
 from centralslice.plugin.registry import Registry
 from centralslice.runtime.checkpoint import Checkpoint, CheckpointStore
 from centralslice.runtime.checkpoint_merge import MERGED, complete_checkpoint
@@ -149,12 +157,14 @@ def _maps(
     if _of_passes(found):
         return _finished_maps(found, plan, keep_norm)
     scheme = kept_scheme(found, plan)
-    finisher = MapFinisher(plan, scheme, keep_norm, lambda label: None)
+    keeper = NormKeeper(plan.reconstructor)
+    watch = FinishWatch(sides=keeper.sides, keep=keeper.keep) if keep_norm else FinishWatch()
+    finisher = MapFinisher(plan, scheme, watch)
     seed, mask = read_seed(plan, registry), read_iteration_mask(plan, registry)
     context = plan.context(seed, mask, threads.map, scheme)
     sums = {label: _totals(found, label, plan) for label in found.state.stages}
     maps = finisher.maps(sums, context)
-    return maps, finisher.norm, finisher.seconds
+    return maps, keeper.norm, finisher.seconds
 
 
 def _finished_maps(
@@ -165,11 +175,12 @@ def _finished_maps(
     labels = ("half1", "half2", "merged") if plan.halves else ("merged",)
     if any(f"map.{label}" not in state for label in labels):
         raise CheckpointError(f"{found.folder}: lacks a map of {', '.join(labels)}")
-    if keep_norm and NORM not in state:
+    weights = sides_of(state, "merged").get(WEIGHTS)
+    if keep_norm and weights is None:
         raise CheckpointError(
             f"--savenorm: {found.folder} has no weights; the job was run without --savenorm"
         )
-    norm = WeightMap(state[NORM]) if keep_norm else None
+    norm = WeightMap(weights) if keep_norm and weights is not None else None
     return {label: state[f"map.{label}"] for label in labels}, norm, 0.0
 
 

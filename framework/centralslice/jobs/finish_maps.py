@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 
-from centralslice.abc.reconstructor import NextPass, PassContext, Seed, WeightMap
+from centralslice.abc.reconstructor import NextPass, PassContext, Reconstructor, Seed, WeightMap
 from centralslice.conventions import FloatArray
 from centralslice.data.slices import Sums
 from centralslice.errors import CheckpointError, FormatError, ParameterError
@@ -17,6 +19,50 @@ from centralslice.jobs.finish_plan import FinishPlan
 from centralslice.plugin.registry import Registry
 from centralslice.runtime.checkpoint import Checkpoint
 from centralslice.runtime.exact_sums import SumsScheme
+
+#: Makes, from the label and sums of a map that was finished, what else is wanted of it, by name.
+SideMaps: TypeAlias = Callable[[str, Sums, PassContext], dict[str, FloatArray]]
+#: Is given a label and its side maps.
+KeepSides: TypeAlias = Callable[[str, dict[str, FloatArray]], None]
+#: Name of the side map that is the weights.
+WEIGHTS = "weights"
+
+
+@dataclass(frozen=True, slots=True)
+class FinishWatch:
+    """What a job wants to know and to have while maps are finished.
+
+    Attributes
+    ----------
+    before
+        Called with the label of each map.
+    sides
+        Makes side maps.
+    keep
+        Is given them.
+    """
+
+    before: Callable[[str], None] = lambda label: None
+    sides: SideMaps = lambda label, sums, context: {}
+    keep: KeepSides = lambda label, sides: None
+
+
+class NormKeeper:
+    """Keeps the weights of the merged map."""
+
+    def __init__(self, reconstructor: Reconstructor) -> None:
+        self._reconstructor = reconstructor
+        #: Once the map is finished.
+        self.norm: WeightMap | None = None
+
+    def sides(self, label: str, sums: Sums, context: PassContext) -> dict[str, FloatArray]:
+        """The weights, of the merged map only."""
+        return {WEIGHTS: self._reconstructor.weight_map(sums, context).data} if label == "merged" else {}
+
+    def keep(self, label: str, sides: dict[str, FloatArray]) -> None:
+        """Keep them."""
+        if WEIGHTS in sides:
+            self.norm = WeightMap(sides[WEIGHTS])
 
 
 class MapFinisher:
@@ -28,30 +74,27 @@ class MapFinisher:
         How.
     scheme
         How the totals are kept.
-    keep_norm
-        Whether the weights of the merged map are wanted.
-    before_finish
-        Called with the label of each map.
+    watch
+        What the job wants of it.
     """
 
-    def __init__(
-        self, plan: FinishPlan, scheme: SumsScheme, keep_norm: bool, before_finish: Callable[[str], None]
-    ) -> None:
-        self._plan, self._scheme = plan, scheme
-        self._keep_norm, self._before_finish = keep_norm, before_finish
-        #: Weights of the merged map, once it is finished.
-        self.norm: WeightMap | None = None
+    def __init__(self, plan: FinishPlan, scheme: SumsScheme, watch: FinishWatch) -> None:
+        self._plan, self._scheme, self._watch = plan, scheme, watch
+        #: Side maps of the latest map of several passes, for the checkpoint.
+        self.sides: dict[str, FloatArray] = {}
         #: Spent here.
         self.seconds = 0.0
 
     def result(self, label: str, totals: Sums, context: PassContext) -> FloatArray | NextPass:
         """The map of totals, or the wish for another pass."""
-        self._before_finish(label)
+        self._watch.before(label)
         begun = time.perf_counter()
         sums = self._scheme.finishable(totals, self._plan.sums)
         result = self._plan.reconstructor.finish(sums, context)
-        if label == "merged" and self._keep_norm:
-            self.norm = self._plan.reconstructor.weight_map(sums, context)
+        if not isinstance(result, NextPass):
+            sides = self._watch.sides(label, sums, context)
+            self._watch.keep(label, sides)
+            self.sides = sides if self._plan.sums.passes > 1 else {}
         self.seconds += time.perf_counter() - begun
         return result if isinstance(result, NextPass) else result.data
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import partial
 
 import numpy as np
 
+from centralslice.abc.reconstructor import WeightMap
 from centralslice.conventions import FloatArray, IntArray
 from centralslice.errors import SelectionError
-from centralslice.jobs.finish_maps import read_iteration_mask, read_seed
+from centralslice.jobs.finish_maps import FinishWatch, NormKeeper, read_iteration_mask, read_seed
 from centralslice.jobs.finish_plan import finish_plan, finish_record
 from centralslice.jobs.make3d_identity import (
     FINISH,
@@ -58,8 +59,11 @@ def run_make3d(plan: Make3dPlan, registry: Registry, launch: Launch) -> Make3dRe
     settings = plan.settings
     notify(registry, "centralslice_run_started", command=launch.command, settings=asdict(settings))
     started = time.perf_counter()
-    tell = partial(_before_finish, registry)
-    with _run(plan, registry, launch.communicator, tell) as (run, tools):
+    norm = NormKeeper(plan.reconstructor)
+    watch = FinishWatch(partial(_before_finish, registry))
+    if plan.outputs.norm is not None:
+        watch = replace(watch, sides=norm.sides, keep=norm.keep)
+    with _run(plan, registry, launch.communicator, watch) as (run, tools):
         if settings.keep_checkpoints:
             run.when_complete = partial(_keep_complete, plan, run, tools.overseer, launch.command)
         try:
@@ -69,7 +73,7 @@ def run_make3d(plan: Make3dPlan, registry: Registry, launch: Launch) -> Make3dRe
         if not run.is_master:
             return None
         computed = time.perf_counter()
-        result = _write(plan, registry, launch, run, maps, (started, computed))
+        result = _write(plan, registry, launch, run, maps, norm.norm, (started, computed))
         if tools.store is not None and not settings.keep_checkpoints:
             tools.store.remove()
     for label, path in map_files(plan.outputs).items():
@@ -79,7 +83,7 @@ def run_make3d(plan: Make3dPlan, registry: Registry, launch: Launch) -> Make3dRe
 
 def _write(
     plan: Make3dPlan, registry: Registry, launch: Launch, run: SumsRun, maps: dict[str, FloatArray],
-    times: tuple[float, float],
+    norm: WeightMap | None, times: tuple[float, float],
 ) -> Make3dResult:  # fmt: skip
     """Check and write what was computed."""
     started, computed = times
@@ -96,7 +100,7 @@ def _write(
         plan.particles.source_row[np.array(sorted(run.stages.memory.blank), np.int64)]
     )
     with staged_outputs() as stage:
-        write_outputs(writing, registry, volumes, fsc, norm_volume(run.norm, run.finishing), stage)
+        write_outputs(writing, registry, volumes, fsc, norm_volume(norm, run.finishing), stage)
         timings = {**run.timings, "compute": computed - started, "write": time.perf_counter() - computed}
         result = Make3dResult(
             volumes["merged"], fsc, blank, timings, array_sha256(volumes["merged"].data),
@@ -123,7 +127,7 @@ def _keep_complete(plan: Make3dPlan, run: SumsRun, overseer: RunOverseer, comman
 
 def run_halves(plan: Make3dPlan, registry: Registry) -> tuple[FloatArray, FloatArray]:
     """Only the two half maps, by this process alone, not written."""
-    with _run(plan, registry, Serial(), lambda label: None) as (run, _):
+    with _run(plan, registry, Serial(), FinishWatch()) as (run, _):
         return run.half_maps()
 
 
@@ -133,7 +137,7 @@ def _before_finish(registry: Registry, label: str) -> None:
 
 @contextmanager
 def _run(
-    plan: Make3dPlan, registry: Registry, communicator: Communicator, before_finish: Callable[[str], None]
+    plan: Make3dPlan, registry: Registry, communicator: Communicator, watch: FinishWatch
 ) -> Iterator[tuple[SumsRun, RankTools]]:
     """Open what a rank works with and wire it up."""
     settings, particles = plan.settings, plan.particles
@@ -154,7 +158,7 @@ def _run(
         seed = read_seed(finishing, registry)
         job = SumsJob(
             finishing, particles.half_set, seed, read_iteration_mask(finishing, registry),
-            plan.outputs.norm is not None, settings.master_works, settings.quanta_of,
+            watch, settings.master_works, settings.quanta_of,
         )  # fmt: skip
         source = particle_slices(plan, images, seed, tools.threads.map)
-        yield SumsRun(job, source, tools, before_finish), tools
+        yield SumsRun(job, source, tools), tools

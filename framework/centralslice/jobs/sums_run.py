@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from centralslice.abc.reconstructor import NextPass, PassContext, Seed, WeightMap
+from centralslice.abc.reconstructor import NextPass, PassContext, Seed
 from centralslice.conventions import FloatArray, IntArray
 from centralslice.data.slices import SliceBatch, Sums
 from centralslice.errors import CheckpointError
 from centralslice.jobs.accumulation import Accumulation, SliceSource
-from centralslice.jobs.finish_maps import MapFinisher, kept_scheme
+from centralslice.jobs.finish_maps import FinishWatch, MapFinisher, kept_scheme
 from centralslice.jobs.finish_plan import FinishPlan
 from centralslice.jobs.run_tools import RankTools
 from centralslice.jobs.stages import Stages
@@ -26,8 +26,8 @@ from centralslice.runtime.exact_sums import SumsScheme, calibrate, scheme_bytes
 
 #: Slices from which the quanta of exact sums are found; more only if all of these are blank.
 SAMPLE_SLICES = (64, 1024)
-#: Under this name the memory of a run of several passes has the weights of the merged map.
-NORM = "weights.merged"
+#: Before the name and label of side maps in the memory of a run of several passes.
+SIDE = "side."
 HALVES = ("half1", "half2")
 
 
@@ -43,8 +43,8 @@ class SumsJob:
         (n,) 0, 1 or 2 for every particle.
     seed, iteration_mask
         Maps that the finishing plan names, read.
-    keep_norm
-        Whether the weights of the merged map are wanted.
+    watch
+        What is wanted beside the maps.
     master_works
         Whether the master works on blocks too.
     quanta_of
@@ -57,7 +57,7 @@ class SumsJob:
     half_set: IntArray
     seed: Seed | None = None
     iteration_mask: FloatArray | None = None
-    keep_norm: bool = False
+    watch: FinishWatch = field(default_factory=FinishWatch)
     master_works: bool = True
     quanta_of: Path | None = None
     spill_folder: Path | None = None
@@ -66,9 +66,7 @@ class SumsJob:
 class SumsRun:
     """Computes the maps of a job; every rank makes one and calls the same methods."""
 
-    def __init__(
-        self, job: SumsJob, source: SliceSource, tools: RankTools, before_finish: Callable[[str], None]
-    ) -> None:
+    def __init__(self, job: SumsJob, source: SliceSource, tools: RankTools) -> None:
         self.job, self._tools, self._source = job, tools, source
         #: How the sums are finished.
         self.finishing = job.finishing
@@ -76,7 +74,7 @@ class SumsRun:
         self.when_complete: Callable[[], None] = lambda: None
         self._insert_seconds = 0.0
         self._scheme = self._common_scheme()
-        self._finisher = MapFinisher(job.finishing, self._scheme, job.keep_norm, before_finish)
+        self._finisher = MapFinisher(job.finishing, self._scheme, job.watch)
         self.stages = Stages(
             tools.communicator, Accumulation(source, job.finishing.reconstructor), self._scheme,
             store=tools.store, overseer=tools.overseer, checkpoint=tools.checkpoint,
@@ -102,12 +100,6 @@ class SumsRun:
             "reduce": reduce_s,
             "finish": self._finisher.seconds,
         }
-
-    @property
-    def norm(self) -> WeightMap | None:
-        """Weights of the merged map, if they are wanted and it is finished."""
-        stored = self.stages.memory.arrays.get(NORM)
-        return self._finisher.norm if stored is None else WeightMap(stored)
 
     def maps(self) -> dict[str, FloatArray]:
         """``merged``, and ``half1`` and ``half2`` if there are half sets; empty on workers. Collective."""
@@ -182,6 +174,7 @@ class SumsRun:
             )
         )
         if start[0]:
+            self.job.watch.keep(label, sides_of(memory.arrays, label))
             return memory.arrays.get(f"map.{label}")
         if start[1]:
             context = replace(context, pass_number=start[1], reference=start[2])
@@ -190,7 +183,7 @@ class SumsRun:
             totals = self._insert(stage, rows, context)
             if self.is_master and self.finishing.sums.passes == 1:
                 self.when_complete()
-            result = None if totals is None else self._result(label, totals, context)
+            result = None if totals is None else self._finisher.result(label, totals, context)
             self.stages.completed.pop(stage, None)
             reference = self._tools.communicator.broadcast(
                 result.reference if isinstance(result, NextPass) else None
@@ -199,6 +192,9 @@ class SumsRun:
                 if isinstance(result, np.ndarray):
                     memory.arrays.pop(f"reference.{label}", None)
                     memory.arrays[f"map.{label}"] = result
+                    memory.arrays |= {
+                        f"{SIDE}{name}.{label}": array for name, array in self._finisher.sides.items()
+                    }
                     return result
                 return None
             context = replace(context, reference=reference, pass_number=context.pass_number + 1)
@@ -210,13 +206,6 @@ class SumsRun:
             totals = self.stages.totals(stage, rows, context)
         self._insert_seconds += time.perf_counter() - begun
         return totals
-
-    def _result(self, label: str, totals: Sums, context: PassContext) -> FloatArray | NextPass:
-        """Finish totals: the map, or the wish for another pass."""
-        result = self._finisher.result(label, totals, context)
-        if self.finishing.sums.passes > 1 and self._finisher.norm is not None:
-            self.stages.memory.arrays[NORM] = self._finisher.norm.data
-        return result
 
     def _common_scheme(self) -> SumsScheme:
         """Quanta found by the master from some of the slices, the same on every rank."""
@@ -271,6 +260,16 @@ class SumsRun:
         return self.finishing.context(
             job.seed, job.iteration_mask, self._tools.threads.map, scheme or getattr(self, "_scheme", None)
         )
+
+
+def sides_of(arrays: Mapping[str, FloatArray], label: str) -> dict[str, FloatArray]:
+    """The side maps of a label in the memory of a run of several passes."""
+    ending = f".{label}"
+    return {
+        name.removeprefix(SIDE).removesuffix(ending): array
+        for name, array in arrays.items()
+        if name.startswith(SIDE) and name.endswith(ending)
+    }
 
 
 def spilled(sums: Sums, folder: Path) -> Sums:

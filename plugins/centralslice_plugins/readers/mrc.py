@@ -94,6 +94,13 @@ class MrcStack(ImageStack):
             self._sections.read_run(int(wanted[start]), images[start:stop])
         return images
 
+    def mapped(self) -> NDArray[Any] | None:
+        """See :meth:`ImageStack.mapped`; only 4-bit images cannot be mapped."""
+        header = self._sections.header
+        if header.packed:
+            return None
+        return np.memmap(self.path, header.dtype, "r", header.offset, header.shape)
+
     def close(self) -> None:
         """Release the file."""
         self._sections.close()
