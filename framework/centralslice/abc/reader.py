@@ -9,6 +9,7 @@ from typing import ClassVar, Literal
 
 from centralslice.data.images import ImageStack
 from centralslice.data.particles import Particles
+from centralslice.data.refinement import SourceRequest, SubparticleSource
 from centralslice.data.tilt_series import TiltParticles
 from centralslice.data.volume import Volume
 from centralslice.errors import FormatError
@@ -64,7 +65,8 @@ class TiltReadRequest:
 class Reader(ABC):
     """Reads one file format.
 
-    ``capabilities`` says what of: ``particles``, ``tilt_particles``, ``images``, ``volume``.
+    ``capabilities`` says what of: ``particles``, ``tilt_particles``, ``images``, ``volume``, ``refinement``.
+    A ``refinement`` may be a folder.
     """
 
     plugin_name: ClassVar[str]
@@ -83,6 +85,13 @@ class Reader(ABC):
     def read_tilt_particles(self, request: TiltReadRequest) -> TiltParticles:
         """Read particles in tilt series; raises FormatError or FileMissingError naming file and row."""
         raise FormatError(f"{request.path}: {self.plugin_name} files hold no particles in tilt series")
+
+    def read_refinement(self, path: Path, request: SourceRequest) -> SubparticleSource:
+        """Read a finished refinement; raises FormatError, FileMissingError or ParameterError, naming the file.
+
+        Maps and masks are only named; the caller checks them against the particles.
+        """
+        raise FormatError(f"{path}: {self.plugin_name} files hold no refinement")
 
     def open_images(self, path: Path) -> ImageStack:
         """Open an image stack after checking its header against the file; raises FormatError."""

@@ -96,6 +96,13 @@ class SubparticleSource:
         Where it came from.
     notes
         What the user should know.
+    image_factor
+        (n,) float64: what RELION multiplies the image itself by (mean norm / norm), or None. The factor of
+        the projection for an image that has been multiplied is ``scale * image_factor``.
+    angular_step_deg
+        Step of the out-of-plane angles where those are not refined one by one, or None.
+    symmetry_broken
+        The particles' poses have the symmetry, the maps need not.
     """
 
     particles: Particles
@@ -108,3 +115,6 @@ class SubparticleSource:
     stem: str
     dialect: Dialect
     notes: tuple[str, ...]
+    image_factor: FloatArray | None = None
+    angular_step_deg: float | None = None
+    symmetry_broken: bool = False

@@ -208,9 +208,9 @@ class Registry:
         Parameters
         ----------
         path
-            An existing file.
+            An existing file; for a refinement it may be a folder.
         capability
-            ``particles``, ``images`` or ``volume``.
+            ``particles``, ``tilt_particles``, ``images``, ``volume`` or ``refinement``.
 
         Raises
         ------
@@ -221,7 +221,7 @@ class Registry:
         """
         if not path.exists():
             raise FileMissingError(f"{path}: does not exist")
-        if not path.is_file():
+        if not path.is_file() and not (capability == "refinement" and path.is_dir()):
             raise FormatError(f"{path}: expected a file with {capability}, got a folder or device")
         broken: list[str] = []
         formats: list[str] = []

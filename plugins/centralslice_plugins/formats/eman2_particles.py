@@ -30,7 +30,8 @@ class HeaderTable:
     """What headers said, one row a particle; NaN or None where an attribute is missing.
 
     ``transforms`` (n, 3, 4) are in pixels; ``file_number`` and ``image_number`` point into ``files``;
-    ``boxes`` (n,) are image sizes in pixels, 0 if unknown.
+    ``boxes`` (n,) are image sizes in pixels, 0 if unknown; ``extra`` holds further single numbers by EMAN2's
+    names, such as ``class`` and ``score`` of lists.
     """
 
     files: tuple[Path, ...]
@@ -45,6 +46,7 @@ class HeaderTable:
     ctf: list[Eman2Ctf | None]
     ssnr: list[NDArray[np.float32] | None]
     notes: list[str] = field(default_factory=list)
+    extra: dict[str, FloatArray] = field(default_factory=dict)
 
     @classmethod
     def empty(cls, files: Sequence[Path], file_number: IntArray, image_number: IntArray) -> HeaderTable:
@@ -67,6 +69,12 @@ class HeaderTable:
     def __len__(self) -> int:
         return len(self.file_number)
 
+    def put(self, name: str, row: int, value: float) -> None:
+        """Keep a further number of one row."""
+        if name not in self.extra:
+            self.extra[name] = np.full(len(self), np.nan)
+        self.extra[name][row] = value
+
     def numbers(self) -> dict[str, FloatArray]:
         """The columns of single numbers by EMAN2's names."""
         return {
@@ -75,6 +83,30 @@ class HeaderTable:
             "model_id": self.model,
             "apix_x": self.pixel,
         }
+
+
+def joined_tables(tables: Sequence[HeaderTable]) -> HeaderTable:
+    """One table of the rows of several, in their order; a file that several name is one file."""
+    files = {file: place for place, file in enumerate(dict.fromkeys(f for t in tables for f in t.files))}
+    places = [np.array([files[file] for file in table.files], np.int64) for table in tables]
+    names = dict.fromkeys(name for table in tables for name in table.extra)
+
+    def joined(name: str) -> Any:
+        return np.concatenate([getattr(table, name) for table in tables])
+
+    return HeaderTable(
+        files=tuple(files),
+        file_number=np.concatenate([p[t.file_number] for p, t in zip(places, tables, strict=True)]),
+        **{name: joined(name) for name in ("image_number", "transforms", "weight", "quality", "model")},
+        **{name: joined(name) for name in ("pixel", "boxes")},
+        ctf=[ctf for table in tables for ctf in table.ctf],
+        ssnr=[curve for table in tables for curve in table.ssnr],
+        notes=list(dict.fromkeys(note for table in tables for note in table.notes)),
+        extra={
+            name: np.concatenate([t.extra.get(name, np.full(len(t), np.nan)) for t in tables])
+            for name in names
+        },
+    )
 
 
 def particles_from_headers(source: Path, table: HeaderTable, convention: ShiftConvention) -> Particles:
@@ -147,7 +179,7 @@ def _columns(table: HeaderTable) -> dict[str, NDArray[Any]]:
     """The attributes by EMAN2's names, as far as any image has them."""
     columns: dict[str, NDArray[Any]] = {"xform.projection": table.transforms.reshape(-1, 12)}
     columns |= {name: values for name, values in table.numbers().items() if not np.isnan(values).all()}
-    return columns
+    return columns | table.extra
 
 
 def _curves(source: Path, table: HeaderTable) -> NDArray[np.float32] | None:

@@ -21,6 +21,17 @@ READERS = (
         f"{_HOME}.eman2_hdf:Eman2HdfReader",
     ),
     PluginDescription("lst", "EMAN2 list files (.lst)", f"{_HOME}.lst:LstReader"),
+    PluginDescription(
+        "eman2_refine", "EMAN2 refine_XX folders (e2refine_easy)", f"{_HOME}.eman2_refine:Eman2RefineReader"
+    ),
+    PluginDescription(
+        "eman2_spa", "EMAN2 r3d_XX folders (e2spa_refine)", f"{_HOME}.eman2_spa:Eman2SpaReader"
+    ),
+    PluginDescription(
+        "relion_optimiser",
+        "RELION refinements (*_optimiser.star)",
+        f"{_HOME}.relion_optimiser:RelionOptimiserReader",
+    ),
 )
 
 

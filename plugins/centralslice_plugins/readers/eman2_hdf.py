@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -45,16 +46,7 @@ class Eman2HdfReader(Reader):
         ------
         FileMissingError, FormatError
         """
-        with Eman2File(request.path) as file:
-            if file.count and len(file.dataset(0).shape) == 3:
-                raise FormatError(
-                    f"{request.path}: holds a 3D image, not images with orientations; for a tilt series give "
-                    "--tlt with its angles"
-                )
-            numbers = np.arange(file.count, dtype=np.int64)
-            table = HeaderTable.empty((request.path,), np.zeros_like(numbers), numbers)
-            fill_from_headers(table, numbers, file)
-        return particles_from_headers(request.path, table, request.shift_convention)
+        return particles_from_headers(request.path, stack_headers(request.path), request.shift_convention)
 
     def open_images(self, path: Path) -> ImageStack:
         """Open a stack of 2D images, or a single 3D image as the stack of its z sections.
@@ -141,6 +133,25 @@ class Eman2Stack(ImageStack):
         self._file.close()
 
 
+def stack_headers(path: Path) -> HeaderTable:
+    """What the headers of a stack of 2D images say, whether they have orientations or not.
+
+    Raises
+    ------
+    FileMissingError, FormatError
+    """
+    with Eman2File(path) as file:
+        if file.count and len(file.dataset(0).shape) == 3:
+            raise FormatError(
+                f"{path}: holds a 3D image, not images with orientations; for a tilt series give "
+                "--tlt with its angles"
+            )
+        numbers = np.arange(file.count, dtype=np.int64)
+        table = HeaderTable.empty((path,), np.zeros_like(numbers), numbers)
+        fill_from_headers(table, numbers, file)
+    return table
+
+
 def fill_from_headers(table: HeaderTable, rows: IntArray, file: Eman2File) -> None:
     """Read what the headers of one file say into rows of a table.
 
@@ -174,6 +185,10 @@ def fill_from_headers(table: HeaderTable, rows: IntArray, file: Eman2File) -> No
             table.pixel[row] = file.pixel_size(group)
             table.ssnr[row] = file.numbers(group, b"class_ssnr")
             table.boxes[row] = box
+            flipped = file.number(group, b"ctf_phase_flipped")
+            if not math.isnan(flipped):
+                # EMAN2 stores truth values as the letters T and F
+                table.put("ctf_phase_flipped", row, float(flipped not in (0, ord("F"))))
             text = file.text(group, b"ctf")
             if text is not None:
                 if text not in seen:

@@ -23,6 +23,8 @@ from centralslice_plugins.readers.eman2_hdf import fill_from_headers
 
 #: Lists of lists of lists … beyond this are a mistake.
 _DEEPEST = 8
+#: Numbers of e2spa_refine and of sub-particle lists that are kept as columns.
+_KEPT = ("class", "score", "defocus", "ptcl3d_id", "tilt_id", "orig_idx", "sym_idx")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,22 +57,33 @@ class LstReader(Reader):
         ------
         FileMissingError, FormatError
         """
-        notes: list[str] = []
-        targets = _targets(request.path, request.image_dir, (), {}, notes)
-        places = {file: place for place, file in enumerate(dict.fromkeys(target.file for target in targets))}
-        table = HeaderTable.empty(
-            tuple(places),
-            np.array([places[target.file] for target in targets], np.int64),
-            np.array([target.number for target in targets], np.int64),
-        )
-        table.notes.extend(dict.fromkeys(notes))
-        order = np.argsort(table.file_number, kind="stable")
-        edges = np.searchsorted(table.file_number[order], np.arange(len(places) + 1))
-        for file, place in places.items():
-            _fill_from_file(table, order[edges[place] : edges[place + 1]], file, request.path)
-        for row, target in enumerate(targets):
-            _override(table, row, target, request.path)
+        table = list_headers(request.path, request.image_dir)
         return particles_from_headers(request.path, table, "projection")
+
+
+def list_headers(path: Path, image_dir: Path | None) -> HeaderTable:
+    """What a list and the headers of its images say, whether they have orientations or not.
+
+    Raises
+    ------
+    FileMissingError, FormatError
+    """
+    notes: list[str] = []
+    targets = _targets(path, image_dir, (), {}, notes)
+    places = {file: place for place, file in enumerate(dict.fromkeys(target.file for target in targets))}
+    table = HeaderTable.empty(
+        tuple(places),
+        np.array([places[target.file] for target in targets], np.int64),
+        np.array([target.number for target in targets], np.int64),
+    )
+    table.notes.extend(dict.fromkeys(notes))
+    order = np.argsort(table.file_number, kind="stable")
+    edges = np.searchsorted(table.file_number[order], np.arange(len(places) + 1))
+    for file, place in places.items():
+        _fill_from_file(table, order[edges[place] : edges[place + 1]], file, path)
+    for row, target in enumerate(targets):
+        _override(table, row, target, path)
+    return table
 
 
 def _targets(
@@ -150,6 +163,9 @@ def _override(table: HeaderTable, row: int, target: _Target, source: Path) -> No
             if isinstance(given[name], bool) or not isinstance(given[name], (int, float)):
                 raise FormatError(f"{where}: {name} is '{given[name]}'; expected a number")
             column[row] = _as_float(given[name])
+    for name in _KEPT:
+        if isinstance(given.get(name), (int, float)) and not isinstance(given[name], bool):
+            table.put(name, row, _as_float(given[name]))
     try:
         if "ctf" in given:
             table.ctf[row] = ctf_of(given["ctf"])
