@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from centralslice.cli.options import Subparsers, open_registry
+from centralslice.cli.simulate_tomo import VOLTAGE_KV, add_tomo_options, refuse_tomo_options, run_tomo
 from centralslice.errors import ParameterError
 
 if TYPE_CHECKING:
@@ -14,7 +15,11 @@ if TYPE_CHECKING:
     from centralslice.jobs.simulate import SimulationOutputs, SimulationSettings
     from centralslice.plugin.registry import Registry
 
-SUMMARY = "make a particle stack with a known true map"
+SUMMARY = "make a particle stack, or tilt series with particles, with a known true map"
+
+_COUNT = 1000
+#: Box in pixels and pixel size in Å of images, and with --tomo.
+_IMAGES, _TOMO = (128, 1.5), (64, 4.0)
 
 _DEFOCUS_ANGST = (10000.0, 25000.0)
 _GAUSSIANS = 60
@@ -29,18 +34,29 @@ def add_parser(subparsers: Subparsers) -> None:
         "simulate",
         help=SUMMARY,
         description="Make exact projections of random Gaussians, or of the atoms of a model, at random "
-        "orientations, with CTF and noise. Writes NAME.star, NAME.mrcs and the true map NAME_truth.mrc.",
+        "orientations, with CTF and noise. Writes NAME.star, NAME.mrcs and the true map NAME_truth.mrc; with "
+        "--tomo a folder with tilt series, RELION's tables and truth.mrc.",
     )
     _add_object(parser)
     _add_imaging(parser)
+    add_tomo_options(parser)
 
 
 def _add_object(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--output", type=Path, default=Path("simulated.star"), metavar="NAME.star")
+    parser.add_argument(
+        "--output", type=Path, metavar="NAME.star",
+        help="metadata (default simulated.star); with --tomo a folder (default simulated_tomo)",
+    )  # fmt: skip
     parser.add_argument("--force", action="store_true", help="replace existing files")
-    parser.add_argument("--count", type=int, default=1000, help="number of images (default %(default)s)")
-    parser.add_argument("--box", type=int, default=128, help="image size, pixels (default %(default)s)")
-    parser.add_argument("--apix", type=float, default=1.5, help="pixel size, Å (default %(default)s)")
+    parser.add_argument("--count", type=int, help=f"number of images (default {_COUNT})")
+    parser.add_argument(
+        "--box",
+        type=int,
+        help=f"image size, pixels (default {_IMAGES[0]}; with --tomo of the map, {_TOMO[0]})",
+    )
+    parser.add_argument(
+        "--apix", type=float, help=f"pixel size, Å (default {_IMAGES[1]:g}; with --tomo {_TOMO[1]:g})"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of everything random (default %(default)s)")
     parser.add_argument("--sym", default="c1", help="symmetry of the object (default %(default)s)")
     what = parser.add_argument_group("object")
@@ -68,16 +84,19 @@ def _add_object(parser: argparse.ArgumentParser) -> None:
 def _add_imaging(parser: argparse.ArgumentParser) -> None:
     imaging = parser.add_argument_group("imaging")
     imaging.add_argument(
-        "--shift", type=float, default=0.0, help="shifts are uniform in ± this, Å (default 0)"
+        "--shift",
+        type=float,
+        default=0.0,
+        help="shifts, with --tomo origins, are uniform in ± this, Å (default 0)",
     )
     imaging.add_argument(
         "--defocus", type=float, nargs=2, metavar=("MIN", "MAX"),
-        help=f"Å underfocus (default {_DEFOCUS_ANGST[0]:g} {_DEFOCUS_ANGST[1]:g})",
+        help=f"Å underfocus (default {_DEFOCUS_ANGST[0]:g} {_DEFOCUS_ANGST[1]:g}; with --tomo 20000 40000)",
     )  # fmt: skip
     imaging.add_argument("--no-ctf", action="store_true", help="plain projections")
     imaging.add_argument("--astigmatism", type=float, default=0.0, help="largest U − V, Å (default 0)")
     imaging.add_argument("--phase-shift", type=float, default=0.0, help="degrees (default 0)")
-    imaging.add_argument("--voltage", type=float, default=300.0, help="kV (default %(default)s)")
+    imaging.add_argument("--voltage", type=float, help=f"kV (default {VOLTAGE_KV:g})")
     imaging.add_argument("--cs", type=float, default=2.7, help="mm (default %(default)s)")
     imaging.add_argument("--amplitude-contrast", type=float, default=0.1, help="0 … 1 (default %(default)s)")
     imaging.add_argument(
@@ -96,6 +115,11 @@ def run(arguments: argparse.Namespace) -> int:
     """Make and write the particles."""
     from centralslice.jobs.simulate import check_fits, write_simulation
 
+    _set_defaults(arguments)
+    if arguments.tomo:
+        registry = open_registry()
+        return run_tomo(arguments, _object(arguments, registry), registry)
+    refuse_tomo_options(arguments)
     settings = _settings(arguments)
     registry = open_registry()
     outputs = _outputs(arguments, registry)
@@ -106,6 +130,15 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _set_defaults(arguments: argparse.Namespace) -> None:
+    """Those that differ between images and tilt series."""
+    box, pixel = _TOMO if arguments.tomo else _IMAGES
+    name = "simulated_tomo" if arguments.tomo else "simulated.star"
+    for option, default in (("box", box), ("apix", pixel), ("output", Path(name))):
+        if getattr(arguments, option) is None:
+            setattr(arguments, option, default)
+
+
 def _settings(arguments: argparse.Namespace) -> SimulationSettings:
     from centralslice.jobs.simulate import SimulationSettings
 
@@ -113,7 +146,7 @@ def _settings(arguments: argparse.Namespace) -> SimulationSettings:
         raise ParameterError("--no-ctf and --defocus exclude each other; leave one out")
     defocus = None if arguments.no_ctf else tuple(arguments.defocus or _DEFOCUS_ANGST)
     return SimulationSettings(
-        count=arguments.count,
+        count=_COUNT if arguments.count is None else arguments.count,
         box_size=arguments.box,
         pixel_size_angst=arguments.apix,
         seed=arguments.seed,
@@ -121,7 +154,7 @@ def _settings(arguments: argparse.Namespace) -> SimulationSettings:
         defocus_range_angst=defocus,
         astigmatism_angst=arguments.astigmatism,
         phase_shift_deg=arguments.phase_shift,
-        voltage_kv=arguments.voltage,
+        voltage_kv=VOLTAGE_KV if arguments.voltage is None else arguments.voltage,
         spherical_aberration_mm=arguments.cs,
         amplitude_contrast=arguments.amplitude_contrast,
         beam_tilt_mrad=tuple(arguments.beam_tilt),

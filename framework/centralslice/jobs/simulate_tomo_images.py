@@ -219,7 +219,8 @@ def _ctf(imaging: Imaging, particle: int, tilt: int) -> FloatArray:
     )
     k_x, k_y = slice_frequencies(imaging.patch, series.optics)
     even = _even_phase(series.optics, imaging.patch)
-    return ctf(k_x, k_y, series.optics, parameters, even)[0]
+    result: FloatArray = ctf(k_x, k_y, series.optics, parameters, even)[0]
+    return result
 
 
 def _even_phase(group: OpticsGroup, size: int) -> FloatArray | float:
@@ -308,7 +309,7 @@ def levels_of(scene: TomoScene, phantom: GaussianPhantom, threads: Threads) -> L
     imaging = imaging_of(scene, phantom, 0)
     particles, tilts = imaging.positions.shape[:2]
     count = min(_SAMPLE, particles * tilts)
-    pairs = [(number % particles, tilt * tilts // count) for number, tilt in zip(range(count), range(count))]
+    pairs = [(number % particles, number * tilts // count) for number in range(count)]
 
     def sample(where: tuple[int, int]) -> tuple[float, float]:
         common = transfer(imaging, where[1])

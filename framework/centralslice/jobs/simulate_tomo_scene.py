@@ -18,6 +18,8 @@ from centralslice.jobs.simulate_tomo_settings import TomoSettings
 #: Relative scatter of the mean defocus of the tilts of a series.
 _DEFOCUS_SCATTER = 0.005
 _TRIES = 400
+#: Least distance of two particles in radii of the object.
+_APART = 1.5
 #: First numbers of the seeds of what is random, after the user's seed.
 _TILTS, _PARTICLES, _HIDDEN, _POSES = 10, 11, 12, 13
 
@@ -88,7 +90,7 @@ def tomo_scene(settings: TomoSettings, radius_angst: float, folder: Path) -> Tom
     settings
         The project.
     radius_angst
-        Of the object; particles do not overlap in the tomogram.
+        Of the object; particles keep a distance of 1.5 of it.
     folder
         Where the project will be.
 
@@ -192,7 +194,7 @@ def _alignment(settings: TomoSettings, number: int, rng: np.random.Generator) ->
     chosen = np.random.default_rng([settings.seed, _HIDDEN, number])
     hidden[chosen.choice(count, scheme.hidden, replace=False)] = True
     limit = scheme.max_shift_angst
-    return Alignment(*angles, rng.uniform(-limit, limit, (count, 2)), hidden)
+    return Alignment(angles[0], angles[1], angles[2], rng.uniform(-limit, limit, (count, 2)), hidden)
 
 
 def _contrast_transfer(
@@ -201,7 +203,8 @@ def _contrast_transfer(
     """CTF of the tilts: scatter about the series' defocus, amplitude falling as the cosine of the tilt."""
     optics, count = settings.optics, len(projections)
     if optics.defocus_range_angst is None:
-        return ContrastTransfer(*(np.zeros(count) for _ in range(5)), np.ones(count))
+        nothing = np.zeros(count)
+        return ContrastTransfer(nothing, nothing, nothing, nothing, nothing, np.ones(count))
     mean = rng.uniform(*optics.defocus_range_angst) * (
         1 + rng.uniform(-_DEFOCUS_SCATTER, _DEFOCUS_SCATTER, count)
     )
@@ -218,14 +221,14 @@ def _contrast_transfer(
 
 
 def _positions(settings: TomoSettings, series: TiltSeries, number: int, radius_angst: float) -> FloatArray:
-    """(n, 3) centres in 0-based pixels, uniform where the object fits, no two overlapping."""
+    """(n, 3) centres in 0-based pixels, uniform where the object fits, none too near another."""
     rng = np.random.default_rng([settings.seed, _PARTICLES, number])
     radius = radius_angst / series.pixel_size_angst
     reach = np.maximum(series.centre - 1 - np.array([radius, radius, min(radius, series.centre[2] - 1)]), 0)
     found = np.empty((0, 3))
     for _ in range(_TRIES * settings.content.particles):
         candidate = series.centre + rng.uniform(-1, 1, 3) * reach
-        if (np.linalg.norm(found - candidate, axis=1) >= 2 * radius).all():
+        if (np.linalg.norm(found - candidate, axis=1) >= _APART * radius).all():
             found = np.vstack([found, candidate])
         if len(found) == settings.content.particles:
             return found

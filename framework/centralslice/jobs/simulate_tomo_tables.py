@@ -170,7 +170,8 @@ def _particles(scene: TomoScene) -> Table:
 
 
 def _angles(label: str, matrices: NDArray[Any]) -> Table:
-    return dict(zip((f"{label}{name}" for name in ("Rot", "Tilt", "Psi")), matrices_to_relion(matrices)))
+    rot, tilt, psi = matrices_to_relion(matrices)
+    return {f"{label}Rot": rot, f"{label}Tilt": tilt, f"{label}Psi": psi}
 
 
 def _motion(scene: TomoScene) -> Tables:
