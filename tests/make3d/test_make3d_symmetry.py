@@ -51,7 +51,7 @@ def test_averaging_the_grid_over_part_of_the_group_equals_inserting_every_operat
     options = ("--sym", name, "--precision", "float64", "--mode", "kaiser_bessel:floor=0")
     averaged = make3d(data.table, *options)
     monkeypatch.setattr(
-        "centralslice.jobs.make3d_plan.grid_subgroup", lambda rotations: (np.eye(3)[None], rotations)
+        "centralslice.jobs.copies.grid_subgroup", lambda rotations: (np.eye(3)[None], rotations)
     )
     inserted = make3d(data.table, *options)
     assert deviation(averaged.data, inserted.data) < 1e-6

@@ -20,13 +20,12 @@ from centralslice.conventions import FloatArray
 from centralslice.data.particles import OpticsGroup, Particles
 from centralslice.errors import FileMissingError, ParameterError, ResourceError, SelectionError
 from centralslice.fourier.prepare import CtfMode
-from centralslice.geometry.groups import grid_subgroup
+from centralslice.jobs.copies import CopyRules, plan_copies
 from centralslice.jobs.make3d_outputs import Outputs, check_outputs, plan_outputs
 from centralslice.jobs.make3d_settings import Make3dSettings
 from centralslice.jobs.make3d_sizes import output_shape, padded_size, volume_size
 from centralslice.jobs.particle_images import StackPool, check_stacks
 from centralslice.jobs.selection import Selection, select
-from centralslice.jobs.slice_batches import CopyRules
 from centralslice.plugin.registry import Registry
 from centralslice.runtime.exact_sums import SumsKind, choose_kind, integer_geometry, scheme_bytes
 
@@ -215,7 +214,10 @@ def plan_make3d(settings: Make3dSettings, registry: Registry, particles: Particl
             "nothing would be left"
         )
     modes, ctf_notes = choose_ctf_modes(particles, settings)
-    copies, grid_symmetry = plan_copies(symmetry, reconstructor, settings)
+    copies, grid_symmetry = plan_copies(
+        (symmetry.rotations(), symmetry.translations_angst()), symmetry.is_group, reconstructor,
+        settings.fill_angle, every_operator=settings.compat_eman2,
+    )  # fmt: skip
     kind = choose_kind(reconstructor, settings.sums == "exact")
     geometry = integer_geometry(geometry, kind)
     sums = reconstructor.plan(geometry)
@@ -463,22 +465,3 @@ def _automatic_ctf(
     if suffixes & EMAN2_SUFFIXES:
         reason += "; images whose phases were flipped need --ctf flipped"
     return "full", reason
-
-
-def plan_copies(
-    symmetry: Symmetry, reconstructor: Reconstructor, settings: Make3dSettings
-) -> tuple[CopyRules, FloatArray | None]:
-    """Operators for the slices and for the grid.
-
-    Operators that map the cubic grid onto itself are applied to the sums at finish, exactly; slices are
-    inserted only under one operator of each coset. The weights are those of one copy: averaged.
-    """
-    rotations, translations = symmetry.rotations(), symmetry.translations_angst()
-    if settings.compat_eman2:
-        return CopyRules(rotations, np.zeros_like(translations), 1.0, settings.fill_angle), None
-    if not symmetry.is_group or not reconstructor.symmetrises_grid:
-        return CopyRules(rotations, translations, 1 / len(rotations), settings.fill_angle), None
-    subgroup, representatives = grid_subgroup(rotations)
-    inverse = np.ascontiguousarray(np.swapaxes(representatives, 1, 2))
-    copies = CopyRules(inverse, np.zeros((len(inverse), 3)), 1 / len(inverse), settings.fill_angle)
-    return copies, subgroup if len(subgroup) > 1 else None
