@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
 from centralslice.data.particles import ContrastTransfer, OpticsGroup
-from centralslice.fourier.prepare import _sine_of_turns, prepare_group, prepare_slices
+from centralslice.fourier.ctf_kernels import sine_of_turns
+from centralslice.fourier.prepare import prepare_group, prepare_slices
 from centralslice.optics.aberrations import group_phases
 from centralslice.optics.ctf import ctf, slice_frequencies
 
@@ -140,4 +141,4 @@ def test_single_precision_is_as_good_as_it_can_be():
 @settings(deadline=None)  # the first call compiles
 @given(st.floats(-1e4, 1e4))
 def test_the_fast_sine_is_a_sine(turns):
-    assert abs(_sine_of_turns(turns) - np.sin(2 * np.pi * (turns - np.rint(turns)))) < 2e-9
+    assert abs(sine_of_turns(turns) - np.sin(2 * np.pi * (turns - np.rint(turns)))) < 2e-9

@@ -12,6 +12,7 @@ from numba import njit
 
 from centralslice.conventions import ComplexArray, FloatArray
 from centralslice.data.particles import ContrastTransfer, OpticsGroup
+from centralslice.fourier.ctf_kernels import ctf_coefficients, sine_of_turns
 from centralslice.fourier.transforms import crop_or_pad
 from centralslice.optics.aberrations import group_phases
 from centralslice.optics.ctf import electron_wavelength
@@ -155,41 +156,12 @@ def prepare_slices(
 
 
 def _coefficients(group: GroupPreparation, ctf: ContrastTransfer | None, count: int) -> FloatArray:
-    """(b, 7): γ/2π = c0 X² + c1 XY + c2 Y² + c3 (X² + Y²)² + c4, envelope c6 · exp(c5 (X² + Y²)).
-
-    γ = −πλ D + (π/2) Cs λ³ k⁴ − phase shift − asin(Q0), D the astigmatic defocus quadratic form.
-    """
-    table = np.zeros((count, 7))
+    """(b, 7) of :func:`centralslice.fourier.ctf_kernels.ctf_coefficients`, zeros where there is no CTF."""
     if group.ctf_mode == "none" or ctf is None:
-        return table
-    angle = np.deg2rad(ctf.defocus_angle_deg)
-    cosine, sine = np.cos(angle), np.sin(angle)
-    u, v, wavelength = ctf.defocus_u_angst, ctf.defocus_v_angst, group.wavelength_angst
-    table[:, 0] = -wavelength / 2 * (u * cosine**2 + v * sine**2)
-    table[:, 1] = -wavelength * (u - v) * sine * cosine
-    table[:, 2] = -wavelength / 2 * (u * sine**2 + v * cosine**2)
-    table[:, 3] = group.spherical_aberration_angst * wavelength**3 / 4
-    table[:, 4] = -(np.deg2rad(ctf.phase_shift_deg) + group.amplitude_phase) / (2 * np.pi)
-    table[:, 5] = -ctf.bfactor_angst2 / 4
-    table[:, 6] = ctf.scale
-    return table
-
-
-@njit(nogil=True, cache=True, inline="always")
-def _sine_of_turns(turns: Any) -> Any:
-    """sin(2π turns) to 1e-9: range reduction and the Taylor series to order 13; LLVM vectorises it."""
-    rest = turns - np.rint(turns)
-    size = abs(rest)
-    x = 6.283185307179586 * min(size, 0.5 - size)
-    square = x * x
-    series = 1.6059043836821613e-10
-    series = series * square - 2.505210838544172e-08
-    series = series * square + 2.7557319223985893e-06
-    series = series * square - 0.0001984126984126984
-    series = series * square + 0.008333333333333333
-    series = series * square - 0.16666666666666666
-    value = x + x * square * series
-    return -value if rest < 0 else value
+        return np.zeros((count, 7))
+    return ctf_coefficients(
+        ctf, group.wavelength_angst, group.spherical_aberration_angst, group.amplitude_phase
+    )
 
 
 @njit(nogil=True, cache=True)
@@ -224,7 +196,7 @@ def _fill_samples(  # noqa: PLR0913 - one numeric kernel, called from one place
                     gamma = c0 * x * x + c1 * x * y + c2 * y * y + c3 * k2 * k2 + c4
                     if tabled:
                         gamma += even[row, kx] / (2.0 * math.pi)
-                    transfer[kx] = -scale * _sine_of_turns(gamma)
+                    transfer[kx] = -scale * sine_of_turns(gamma)
                 if damping != 0.0:
                     for kx in range(last + 1):
                         x, y = f00 * kx + f01 * ky, f10 * kx + f11 * ky
