@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from numpy.typing import NDArray
 
-from centralslice.data.images import StackPlan, StackSink
+from centralslice.data.images import StackLayout, StackPlan, StackSink, StackStatistics
 from centralslice.data.volume import Volume
 from centralslice.errors import ParameterError
 
@@ -50,6 +50,14 @@ class Writer(ABC):
     def create_stack(self, path: Path, plan: StackPlan) -> StackSink:
         """Start an image stack."""
         raise ParameterError(f"{path}: the {self.plugin_name} writer cannot write image stacks")
+
+    def stack_layout(self, path: Path, plan: StackPlan) -> StackLayout | None:
+        """Where images lie in a stack that several processes fill; None: only :meth:`create_stack` makes one."""
+        return None
+
+    def stack_header(self, path: Path, plan: StackPlan, statistics: StackStatistics) -> bytes:
+        """What stands before the images of such a stack, ``layout.offset`` bytes."""
+        raise ParameterError(f"{path}: the {self.plugin_name} writer's stacks are written by one process")
 
     def write_tables(self, path: Path, tables: Mapping[str, Mapping[str, NDArray[Any]]]) -> None:
         """Write named tables (name -> column name -> values) into one file."""

@@ -106,3 +106,21 @@ class StackPlan:
     shape: tuple[int, int]
     pixel_size_angst: float
     dtype: DTypeLike = np.float32
+
+
+@dataclass(frozen=True, slots=True)
+class StackLayout:
+    """A file whose images lie one after the other: bytes before the first, and the stored dtype."""
+
+    offset: int
+    dtype: np.dtype[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class StackStatistics:
+    """Of all pixels of a stack."""
+
+    minimum: float
+    maximum: float
+    mean: float
+    rms: float

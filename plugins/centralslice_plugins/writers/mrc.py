@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from centralslice.abc.writer import VolumeOptions, Writer
 from centralslice.data.files import atomic_output, publish, temporary_name
-from centralslice.data.images import StackPlan, StackSink
+from centralslice.data.images import StackLayout, StackPlan, StackSink, StackStatistics
 from centralslice.data.volume import Volume
 from centralslice.errors import CentralsliceError, ParameterError, ResourceError
 from centralslice_plugins.formats.mrc import HEADER_BYTES, NewHeader, Statistics, header_bytes
@@ -77,6 +77,31 @@ class MrcWriter(Writer):
         """
         return MrcStackSink(path, plan)
 
+    def stack_layout(self, path: Path, plan: StackPlan) -> StackLayout:
+        """Images follow the header of 1024 bytes.
+
+        Raises
+        ------
+        ParameterError
+            If the plan's dtype has no MRC mode.
+        """
+        return StackLayout(HEADER_BYTES, _stored_dtype(path, plan).newbyteorder("<"))
+
+    def stack_header(self, path: Path, plan: StackPlan, statistics: StackStatistics) -> bytes:
+        """The header of a finished stack."""
+        found = Statistics(statistics.minimum, statistics.maximum, statistics.mean, statistics.rms)
+        mode = _MODES[_stored_dtype(path, plan)]
+        return header_bytes(NewHeader((plan.count, *plan.shape), mode, plan.pixel_size_angst, True, found))
+
+
+def _stored_dtype(path: Path, plan: StackPlan) -> np.dtype[Any]:
+    """The plan's dtype in native order; raises ParameterError if it has no MRC mode."""
+    dtype = np.dtype(plan.dtype).newbyteorder("=")
+    if dtype not in _MODES:
+        known = ", ".join(map(str, _MODES))
+        raise ParameterError(f"{path}: MRC cannot store {dtype} (it can: {known})")
+    return dtype
+
 
 def stored_as(values: NDArray[Any], dtype: np.dtype[Any], path: Path) -> NDArray[Any]:
     """``values`` in the stored dtype, little-endian; integers are rounded.
@@ -131,10 +156,7 @@ class MrcStackSink(StackSink):
     """A stack being written under a temporary name; safe to write to from several threads."""
 
     def __init__(self, path: Path, plan: StackPlan) -> None:
-        self._dtype = np.dtype(plan.dtype).newbyteorder("=")
-        if self._dtype not in _MODES:
-            known = ", ".join(map(str, _MODES))
-            raise ParameterError(f"{path}: MRC cannot store {self._dtype} (it can: {known})")
+        self._dtype = _stored_dtype(path, plan)
         if plan.count < 1 or min(plan.shape) < 1:
             raise ParameterError(
                 f"{path}: a stack of {plan.count} images of shape {plan.shape} cannot be written"
