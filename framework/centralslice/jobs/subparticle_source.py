@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from centralslice.abc.reader import ReadRequest
+from centralslice.conventions import FloatArray
 from centralslice.data.particles import ContrastTransfer, Particles
 from centralslice.data.refinement import SourceRequest, SubparticleSource
 from centralslice.errors import FileMissingError, FormatError, ParameterError
@@ -42,7 +43,7 @@ def read_source(request: SourceRequest, registry: Registry) -> SubparticleSource
             raise ParameterError("--ref combined: there is no map of all particles; give one with --map")
         maps = {0: maps[0]}
     mask = source.mask_all if request.mask_all is None else request.mask_all
-    particles, particle_notes = check_particles(source.particles, registry)
+    particles = check_particles(source.particles, registry)
     _check_halves(maps, particles)
     map_notes = check_maps(maps, mask, particles, registry)
     return replace(
@@ -50,7 +51,7 @@ def read_source(request: SourceRequest, registry: Registry) -> SubparticleSource
         particles=particles,
         maps=maps,
         mask_all=mask,
-        notes=tuple(dict.fromkeys([*notes, *particle_notes, *map_notes])),
+        notes=tuple(dict.fromkeys([*notes, *map_notes])),
     )
 
 
@@ -136,7 +137,7 @@ def _list_columns(particles: Particles) -> tuple[Particles, tuple[str, ...]]:
     return particles, tuple(notes)
 
 
-def _defocused(ctf: ContrastTransfer, change_angst: np.ndarray) -> ContrastTransfer:
+def _defocused(ctf: ContrastTransfer, change_angst: FloatArray) -> ContrastTransfer:
     return replace(
         ctf,
         defocus_u_angst=ctf.defocus_u_angst + change_angst,

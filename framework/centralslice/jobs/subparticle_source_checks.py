@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from centralslice.conventions import IntArray
 from centralslice.data.particles import OpticsGroup, Particles
 from centralslice.errors import FileMissingError, FormatError
 from centralslice.plugin.registry import Registry
@@ -25,12 +26,12 @@ class _Box:
     voxel_angst: float
 
 
-def check_particles(particles: Particles, registry: Registry) -> tuple[Particles, list[str]]:
-    """Compare metadata with one image of each optics group.
+def check_particles(particles: Particles, registry: Registry) -> Particles:
+    """Compare metadata with the headers of all image stacks.
 
     Returns
     -------
-        The particles, with box sizes that the metadata lacked; and notes.
+        The particles, with box sizes that the metadata lacked.
 
     Raises
     ------
@@ -38,46 +39,44 @@ def check_particles(particles: Particles, registry: Registry) -> tuple[Particles
         If an image file is missing or damaged, images are not square, not of the size the metadata say, or a
         particle's image is beyond its stack.
     """
+    by_file = _image_sizes(particles, registry)
+    sizes = by_file[particles.file_number]
     groups: list[OpticsGroup] = []
     for number, group in enumerate(particles.optics):
         rows = np.flatnonzero(particles.optics_group == number)
-        if not rows.size:
-            groups.append(group)
-            continue
-        size = _image_size(particles, int(rows[0]), registry)
-        if group.box_size and group.box_size != size:
+        size = group.box_size or (int(sizes[rows[0]]) if rows.size else 0)
+        wrong = rows[sizes[rows] != size]
+        if wrong.size:
+            row = int(wrong[0])
             raise FormatError(
-                f"{particles.source}: optics group {group.name} has a box of {group.box_size} px, but "
-                f"{particles.describe(int(rows[0]))} is of {size} px"
+                f"{particles.source}: optics group {group.name} has a box of {size} px, but "
+                f"{particles.describe(row)} is of {sizes[row]} px"
             )
         groups.append(replace(group, box_size=size))
-    _check_numbers(particles, registry)
-    return replace(particles, optics=tuple(groups)), []
+    return replace(particles, optics=tuple(groups))
 
 
-def _image_size(particles: Particles, row: int, registry: Registry) -> int:
-    path = particles.image_files[particles.file_number[row]]
-    with registry.reader_for(path, "images").open_images(path) as stack:
-        height, width = stack.header.shape
-    if height != width:
-        raise FormatError(f"{path}: images are {width} × {height} px; expected square ones")
-    return width
-
-
-def _check_numbers(particles: Particles, registry: Registry) -> None:
-    """Refuse images that are beyond the ends of their stacks; each stack is opened once."""
+def _image_sizes(particles: Particles, registry: Registry) -> IntArray:
+    """(files,) image size of each stack, 0 if no particle is in it; each stack is opened once."""
     last = np.full(len(particles.image_files), -1, np.int64)
     np.maximum.at(last, particles.file_number, particles.image_number)
-    for path, number in zip(particles.image_files, last.tolist(), strict=True):
+    sizes = np.zeros(len(last), np.int64)
+    for place, (path, number) in enumerate(zip(particles.image_files, last.tolist(), strict=True)):
         if number < 0:
             continue
         with registry.reader_for(path, "images").open_images(path) as stack:
-            count = stack.header.count
-        if number >= count:
+            header = stack.header
+        if number >= header.count:
             raise FormatError(
-                f"{particles.source}: asks for image {number + 1} of {path}, which has {count}; is the stack "
-                "that of these particles?"
+                f"{particles.source}: asks for image {number + 1} of {path}, which has {header.count}; is the "
+                "stack that of these particles?"
             )
+        if header.shape[0] != header.shape[1]:
+            raise FormatError(
+                f"{path}: images are {header.shape[1]} × {header.shape[0]} px; expected square ones"
+            )
+        sizes[place] = header.shape[0]
+    return sizes
 
 
 def check_maps(
