@@ -17,6 +17,7 @@ from centralslice_plugins.reconstructors.eman2_modes import (
 )
 from centralslice_plugins.reconstructors.fourier_iter import Iterative
 from centralslice_plugins.reconstructors.kaiser_bessel import KaiserBessel
+from centralslice_plugins.reconstructors.relion_tomo import RelionTomo
 
 
 class TestNearestNeighbor(ReconstructorContract):
@@ -60,6 +61,18 @@ class TestKaiserBessel(ReconstructorContract):
 
     def make(self) -> Reconstructor:
         return KaiserBessel()
+
+
+class TestRelionTomo(ReconstructorContract):
+    """RELION garbles odd boxes, pads nothing and knows no seed."""
+
+    refuses_odd_boxes: ClassVar[bool] = True
+    refuses_padding: ClassVar[bool] = True
+    map_tolerance: ClassVar[float] = 0.2
+    seed_tolerance: ClassVar[float | None] = None
+
+    def make(self) -> Reconstructor:
+        return RelionTomo()
 
 
 class CompatContract(ReconstructorContract):

@@ -136,6 +136,11 @@ class PassContext:
         (n, 3, 3) operators, identity first, that the reconstructor must average over at finish
         because the slices were not inserted under them; only given to a reconstructor whose
         ``symmetrises_grid`` is True.
+    symmetry_copies
+        (n, 3, 3) rotations and (n, 3) translations in Å of all operators, identity first, as
+        :class:`centralslice.abc.symmetry.Symmetry` has them, that the reconstructor must average its sums over at
+        finish because the slices were inserted once each; only given to a reconstructor whose
+        ``symmetrises_sums`` is True.
     iteration_mask
         Real-space mask (z, y, x), centred, that an iterative reconstructor keeps the map within, or None.
     parallel
@@ -152,6 +157,7 @@ class PassContext:
     wiener_snr: float | None = None
     ctf_weighted: bool = False
     grid_symmetry: FloatArray | None = None
+    symmetry_copies: tuple[FloatArray, FloatArray] | None = None
     iteration_mask: FloatArray | None = None
     parallel: ParallelMap = serial_map
     quanta: tuple[float, float, float] = (1.0, 1.0, 1.0)
@@ -177,6 +183,8 @@ class Reconstructor(ABC):
     plugin_name: ClassVar[str]
     #: Whether ``finish`` averages over PassContext.grid_symmetry (operators that map the grid onto itself).
     symmetrises_grid: ClassVar[bool] = False
+    #: Whether ``finish`` averages over PassContext.symmetry_copies (any operators, by interpolation of the sums).
+    symmetrises_sums: ClassVar[bool] = False
     #: Whether it can add into integers (MapGeometry.integer_sums): exact, so the same in any order.
     offers_integer_sums: ClassVar[bool] = False
     #: Whether each slice is inserted as EMAN2 prepares it (see fourier.prepare); only for --compat eman2.

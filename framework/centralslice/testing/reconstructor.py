@@ -43,6 +43,8 @@ class ReconstructorContract(ABC):
     seed_tolerance: ClassVar[float | None] = 0.02
     #: Whether odd boxes are refused, with a ParameterError.
     refuses_odd_boxes: ClassVar[bool] = False
+    #: Whether slices larger than the box are refused, with a ParameterError.
+    refuses_padding: ClassVar[bool] = False
 
     @abstractmethod
     def make(self) -> Reconstructor:
@@ -50,10 +52,12 @@ class ReconstructorContract(ABC):
 
     @pytest.fixture(params=BOXES, ids=lambda box: f"box{box[0]}in{box[1]}")
     def case(self, request: pytest.FixtureRequest) -> Case:
-        """One box with some slices; odd boxes are left to their own test where they are refused."""
+        """One box with some slices; odd and padded boxes are left to their own tests where they are refused."""
         image_size, slice_size = request.param
         if self.refuses_odd_boxes and image_size % 2:
             pytest.skip("refuses odd boxes, as tested elsewhere")
+        if self.refuses_padding and slice_size != image_size:
+            pytest.skip("refuses padded slices, as tested elsewhere")
         return Case(self.make(), image_size, slice_size)
 
     def test_odd_boxes_work_or_are_refused_with_a_reason(self) -> None:
@@ -62,6 +66,14 @@ class ReconstructorContract(ABC):
             assert self.make().plan(geometry).planes > 0
             return
         with pytest.raises(ParameterError, match="even"):
+            self.make().plan(geometry)
+
+    def test_padded_slices_work_or_are_refused_with_a_reason(self) -> None:
+        geometry = MapGeometry(20, 26, 1.5)
+        if not self.refuses_padding:
+            assert self.make().plan(geometry).planes > 0
+            return
+        with pytest.raises(ParameterError, match="--pad"):
             self.make().plan(geometry)
 
     def test_the_plan_names_arrays_with_as_many_planes_as_it_says(self, case: Case) -> None:
@@ -206,6 +218,8 @@ class Case:
         if self.reconstructor.eman2_slices:
             samples = prepare_eman2(images.astype(np.float32), np.zeros((count, 2)), size, weights)
             return SliceBatch(samples, size, size / 2 + 3, views)
+        if self.reconstructor.relion_tomo_slices:
+            return SliceBatch(prepare_fully(images, weights), size, size / 2, views)
         return SliceBatch(prepare_plainly(images, size, weights), size, size / 2, views)
 
     def some_views(self, chosen: list[int]) -> Views:
@@ -267,6 +281,18 @@ def prepare_plainly(images: FloatArray, size: int, weights: FloatArray) -> Float
     ky, kx = signed_frequencies(size)[:, None], np.arange(size // 2 + 1)
     kept = (np.hypot(kx, ky) <= size / 2) & ((kx > 0) | (ky >= 0))
     plane = np.asarray(weights)[:, None, None] * kept
+    samples = np.zeros((*spectra.shape, 4), np.float32)
+    samples[..., 0], samples[..., 1], samples[..., 2] = spectra.real * plane, spectra.imag * plane, plane
+    return samples
+
+
+def prepare_fully(images: FloatArray, weights: FloatArray) -> FloatArray:
+    """Samples of reconstructors with ``relion_tomo_slices``, float32: no padding, nothing left out, no CTF.
+
+    Scaled so that the map, √n times the density for slices in unitary transforms, is the density.
+    """
+    spectra = scipy.fft.rfft2(scipy.fft.ifftshift(images, axes=(1, 2))) / images.shape[-1] ** 1.5
+    plane = np.asarray(weights)[:, None, None]
     samples = np.zeros((*spectra.shape, 4), np.float32)
     samples[..., 0], samples[..., 1], samples[..., 2] = spectra.real * plane, spectra.imag * plane, plane
     return samples

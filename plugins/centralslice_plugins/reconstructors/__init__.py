@@ -28,6 +28,10 @@ RECONSTRUCTORS = (
         "iterative", "least squares by conjugate gradients; with compat, EMAN2's four passes",
         f"{_HERE}.fourier_iter:Iterative",
     ),
+    PluginDescription(
+        "relion_tomo", "gathers tilt slices as RELION's tomo program does; for compat of tilt series",
+        f"{_HERE}.relion_tomo:RelionTomo",
+    ),
 )  # fmt: skip
 
 
