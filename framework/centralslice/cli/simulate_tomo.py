@@ -126,7 +126,8 @@ TOMO_ONLY = (
 def refuse_tomo_options(arguments: argparse.Namespace) -> None:
     """Refuse what needs --tomo where it was not given."""
     for name in TOMO_ONLY:
-        if getattr(arguments, name) not in (None, False):
+        value = getattr(arguments, name)
+        if value is not None and value is not False:
             raise ParameterError(f"{_option(name)} is of tomography; add --tomo or leave it out")
 
 
@@ -194,7 +195,7 @@ def _refuse_clashes(arguments: argparse.Namespace) -> None:
         (arguments.voltage is not None and arguments.group_voltages is not None,
          "--voltage and --group-voltages exclude each other; leave one out"),
         (arguments.float16 and arguments.int16, "--float16 and --int16 exclude each other; leave one out"),
-        (not _or(arguments.dose, _DOSE) and arguments.dose_bfactor is not None,
+        (not _dose(arguments) and arguments.dose_bfactor is not None,
          "--dose-bfactor needs a dose; give --dose or leave it out"),
     )  # fmt: skip
     for wrong, message in clashes:
@@ -204,6 +205,12 @@ def _refuse_clashes(arguments: argparse.Namespace) -> None:
 
 def _or(value: Any, default: Any) -> Any:
     return default if value is None else value
+
+
+def _dose(arguments: argparse.Namespace) -> float:
+    """e/Å² a tilt; without a CTF there is no damage either unless it is wanted."""
+    dose: float = _or(arguments.dose, 0.0 if arguments.no_ctf else _DOSE)
+    return dose
 
 
 def _stored_as(arguments: argparse.Namespace) -> StoredAs:
@@ -258,7 +265,7 @@ def _optics(arguments: argparse.Namespace) -> TomoOptics:
         phase_shift_deg=arguments.phase_shift,
         bfactor_angst2=arguments.bfactor,
         defocus_slope=_or(arguments.defocus_slope, 1.0),
-        dose_per_tilt=_or(arguments.dose, 0.0 if arguments.no_ctf else _DOSE),
+        dose_per_tilt=_dose(arguments),
         bfactor_per_dose=_or(arguments.dose_bfactor, 0.0),
         voltages_kv=tuple(_or(arguments.group_voltages, (_or(arguments.voltage, VOLTAGE_KV),))),
         spherical_aberration_mm=arguments.cs,
