@@ -8,10 +8,10 @@ PYTEST_ARGS ?= -n auto
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint pytest bench docs clean
+.PHONY: help demo demo-tomo test lint pytest bench docs clean
 
 help:  ## what there is
-	@awk -F':.*## ' '/^[a-z0-9]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -46,6 +46,21 @@ demo: $(VENV)/.installed  ## simulate particles, reconstruct them, say where map
 	@echo "report             demo/map_report.html"
 	@echo "what was run       demo/map_manifest.json"
 
+demo-tomo: $(VENV)/.installed  ## simulate tilt series with particles, reconstruct these, say where everything is
+	rm -rf demo-tomo
+	mkdir demo-tomo
+	$(BIN)/centralslice simulate --tomo --output demo-tomo/project --tomograms 4 --particles 60 --snr 0.1 \
+	  --gaussians 500 --sigma 5 10 --tilt-jitter 0.5 --tilt-shift 20 --shift 8 --subtomogram-angles
+	$(BIN)/centralslice tomo --i demo-tomo/project/optimisation_set.star --b 64 --o demo-tomo/map
+	$(BIN)/python examples/compare_with_truth.py demo-tomo/project/truth.mrc demo-tomo/map/merged.mrc \
+	  demo-tomo/comparison.png
+	@echo
+	@echo "map                demo-tomo/map/merged.mrc   (half maps half1.mrc, half2.mrc)"
+	@echo "truth              demo-tomo/project/truth.mrc"
+	@echo "central sections   demo-tomo/comparison.png   (truth, map, FSC)"
+	@echo "half-map FSC       demo-tomo/map/fsc.png   (numbers in demo-tomo/map/fsc.star)"
+	@echo "what was run       demo-tomo/map/manifest.json"
+
 test: lint pytest  ## linters, types, import contracts, then all tests
 
 lint: $(VENV)/.dev  ## linters, types and import contracts only
@@ -66,5 +81,5 @@ docs: $(VENV)/.docs  ## the manual, as site/index.html
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 clean:  ## remove everything that make made
-	rm -rf $(VENV) demo site dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks .import_linter_cache
+	rm -rf $(VENV) demo demo-tomo site dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -3,7 +3,8 @@
     python examples/compare_with_truth.py demo/particles_truth.mrc demo/map.mrc demo/comparison.png
 
 Both maps are multiplied by a soft sphere (radius 0.4 box, edge 0.06 box) before the FSC is computed. If the half
-maps are beside the map (map_half1.mrc, map_half2.mrc), their FSC is drawn too, under the same sphere.
+maps are beside the map (map_half1.mrc and map_half2.mrc, or half1.mrc and half2.mrc), their FSC is drawn too, under
+the same sphere.
 """
 
 from __future__ import annotations
@@ -42,8 +43,11 @@ def masked_fsc(first: Volume, second: Volume) -> ShellCorrelation:
 
 def half_maps(path: Path) -> tuple[Path, Path] | None:
     """The half maps beside a map, if there are any."""
-    one, two = (path.with_name(f"{path.stem}_half{number}{path.suffix}") for number in (1, 2))
-    return (one, two) if one.is_file() and two.is_file() else None
+    for stem in (f"{path.stem}_half", "half"):
+        one, two = (path.with_name(f"{stem}{number}{path.suffix}") for number in (1, 2))
+        if one.is_file() and two.is_file():
+            return one, two
+    return None
 
 
 def draw(truth: Volume, found: Volume, curves: dict[str, ShellCorrelation], picture: Path) -> None:
