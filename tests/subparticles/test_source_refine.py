@@ -386,7 +386,7 @@ def test_a_class_that_no_projection_is_of_is_refused(project: Project, number: i
     refused(project.read, FormatError, "classmx_02_odd.hdf", "row 3", f"class {number} ", "of the 4")
 
 
-@pytest.mark.parametrize(("layer", "value"), [(0, 1.5), (5, 2.0), (2, np.nan), (4, 1e30)])
+@pytest.mark.parametrize(("layer", "value"), [(0, 1.5), (5, 2.0), (2, np.nan), (4, 1e12)])
 def test_values_that_cannot_be_are_refused_with_their_row(project: Project, layer: int, value: float) -> None:
     values = project.layers["even"].copy()
     values[layer, 1] = value
