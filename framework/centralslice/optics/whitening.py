@@ -41,9 +41,10 @@ def whitening_curve(image: NDArray[Any], size: int) -> FloatArray:
         raise ParameterError(
             f"whitening: expected an image of at least {size} × {size} pixels, got {image.shape}"
         )
-    average = shell_average(_mean_power(image, size), size)
-    if not np.all(np.isfinite(average)):
+    power = _mean_power(image, size)
+    if not np.all(np.isfinite(power)):
         raise ParameterError("whitening: expected finite pixels, got an image with others")
+    average = shell_average(power, size)
     curve = np.zeros(size // 2 + 1)
     np.divide(1.0, np.sqrt(average), out=curve, where=average > 0)
     return curve
