@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from centralslice.conventions import FloatArray, IntArray
+from centralslice.errors import ParameterError
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +75,16 @@ class StackSink(ABC):
     @abstractmethod
     def write(self, first: int, images: NDArray[Any]) -> None:
         """Store (m, ny, nx) images as numbers ``first … first + m − 1`` (0-based)."""
+
+    def write_attributes(self, number: int, attributes: Mapping[str, Any]) -> None:
+        """Give an image that was written attributes, in formats that have them (EMAN2 HDF).
+
+        Raises
+        ------
+        ParameterError
+            If the format has no place for them.
+        """
+        raise ParameterError("attributes of images: the stack's format has no place for them; write .hdf")
 
     @abstractmethod
     def commit(self) -> None:

@@ -19,6 +19,8 @@ _SCALE_ROUNDING = 1e-5
 #: A matrix further than this from a scaled rotation is no orientation.
 _ROTATION_TOLERANCE = 1e-3
 
+_CTF_NUMBERS = 8
+
 #: Members of the HDF5 compound and their order: row by row of the 3×4 matrix.
 TRANSFORM_DTYPE = np.dtype([(f"{row}{column}", "<f4") for row in range(3) for column in range(4)])
 
@@ -150,6 +152,32 @@ class Eman2Ctf:
             for curve in (self.background, self.snr)
         )
         return "E" + " ".join([*(f"{number:.10g}" for number in numbers), *curves])
+
+
+def eman2_object(name: str, value: Any) -> Any:
+    """A Transform or CTF of the plain numbers that stand for one; other values as they are.
+
+    Parameters
+    ----------
+    name
+        ``xform.*`` with 12 numbers, row by row, is a Transform; ``ctf`` with 8 (defocus µm, dfdiff µm, dfang °,
+        bfactor Å², ampcont %, voltage kV, cs mm, apix Å) a CTF.
+
+    Raises
+    ------
+    ValueError
+        If such an array is of another size or the CTF not finite.
+    """
+    if not isinstance(value, (np.ndarray, list, tuple)):
+        return value
+    if name.startswith("xform."):
+        return Transform.from_numbers(np.asarray(value))
+    if name == "ctf":
+        numbers = np.ravel(np.asarray(value)).tolist()
+        if len(numbers) != _CTF_NUMBERS:
+            raise ValueError(f"a CTF has {_CTF_NUMBERS} numbers, got {len(numbers)}")
+        return _ctf_of([float(number) for number in numbers])
+    return value
 
 
 def is_ctf_text(text: str) -> bool:

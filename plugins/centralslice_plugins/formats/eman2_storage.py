@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from centralslice.errors import ParameterError
-from centralslice_plugins.formats.eman2_attributes import Eman2Ctf, Transform
+from centralslice_plugins.formats.eman2_attributes import Eman2Ctf, Transform, eman2_object
 from centralslice_plugins.formats.eman2_hdf import PREFIX
 
 
@@ -80,7 +80,15 @@ def attribute_value(name: str, value: Any) -> tuple[NDArray[Any], tuple[int, ...
     ------
     ParameterError
         If the type has no place in the format or an integer is beyond 32 bits.
+
+    Notes
+    -----
+    Transforms and CTFs may be given as plain numbers; see :func:`eman2_object`.
     """
+    try:
+        value = eman2_object(name, value)
+    except ValueError as error:
+        raise ParameterError(f"attribute {name}: {error}") from error
     if isinstance(value, Transform):
         return value.as_compound(), (1,)
     if isinstance(value, Eman2Ctf):

@@ -14,6 +14,7 @@ _WRITERS = (
         "centralslice_plugins.writers.eman2_hdf:Eman2HdfWriter",
     ),
     PluginDescription("star", "STAR tables", "centralslice_plugins.writers.star:StarWriter"),
+    PluginDescription("lst", "EMAN2 lists of particles (LSX)", "centralslice_plugins.writers.lst:LstWriter"),
     PluginDescription("json", "JSON tables", "centralslice_plugins.writers.json_tables:JsonWriter"),
 )
 
