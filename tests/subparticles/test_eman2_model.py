@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from scipy import fft
 
+from centralslice.data.refinement import SourceRequest
 from centralslice.errors import ParameterError
 from centralslice.fourier.eman2_projection import (
     alignment_matrix,
@@ -22,12 +24,15 @@ from centralslice.jobs.subparticle_eman2 import (
     ClassAlignments,
     Eman2Model,
     centre_on_power,
+    class_alignments_of,
     class_order,
     clip_to_box,
     extract_eman2,
     radial_scales,
     subtract_rings,
 )
+from centralslice.jobs.subparticle_source import read_source
+from centralslice.plugin.registry import load_registry
 
 
 def stack_of(path: Path) -> tuple[np.ndarray, list[dict]]:
@@ -234,3 +239,35 @@ def test_images_of_another_box_are_refused_and_order_groups_classes() -> None:
     cube = np.zeros((8, 8, 8), np.float32)
     with pytest.raises(ParameterError, match="map's box"):
         extract_eman2(Eman2Model(cube, cube, np.eye(3)[None]), classes, np.arange(1), np.zeros((1, 9, 9)))
+
+
+def test_refine_folders_give_the_alignments_and_poses_that_agree_with_them(
+    reference: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = reference / "subparticles"
+    if not folder.is_dir():
+        pytest.skip(f"no {folder}")
+    monkeypatch.chdir(folder)
+    request = SourceRequest(Path("refine_01"), 1, alignments="classmx", reference="combined")
+    particles = read_source(request, load_registry()).particles
+    classes = class_alignments_of(particles)
+    expected, _ = refinement(folder)
+    np.testing.assert_allclose(
+        classes.rotations[classes.numbers], expected.rotations[expected.numbers], atol=1e-6
+    )
+    np.testing.assert_array_equal(classes.alpha_deg, expected.alpha_deg)
+    np.testing.assert_array_equal(classes.shifts_px, expected.shifts_px)
+    np.testing.assert_array_equal(classes.mirrored, expected.mirrored)
+    # A = Z^m Rz(α)^T X^m E,  s = −Rz(α)^T t
+    for row in range(len(particles)):
+        turn = np.eye(3)
+        turn[:2, :2] = alignment_matrix(classes.alpha_deg[row], False).T
+        flip, over = np.eye(3), np.eye(3)
+        if classes.mirrored[row]:
+            flip, over = np.diag([-1.0, 1.0, 1.0]), np.diag([1.0, 1.0, -1.0])
+        pose = over @ turn @ flip @ classes.rotations[classes.numbers[row]]
+        np.testing.assert_allclose(particles.rotations[row], pose, atol=1e-5)
+        shift = -2.0 * turn[:2, :2] @ classes.shifts_px[row]
+        np.testing.assert_allclose(particles.shifts_angst[row], shift, atol=1e-5)
+    with pytest.raises(ParameterError, match="refine_XX folders only"):
+        class_alignments_of(replace(particles, columns={}))
