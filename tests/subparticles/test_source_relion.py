@@ -18,6 +18,8 @@ from centralslice.errors import FileMissingError, FormatError, InputError, Param
 from centralslice.geometry.eulers import relion_to_matrices
 from centralslice.jobs.subparticle_source import SourceRequest, SubparticleSource, read_source
 from centralslice.plugin.registry import shared_registry
+from centralslice.testing.reader import ReaderContract
+from centralslice_plugins.readers.relion_optimiser import RelionOptimiserReader
 from centralslice_plugins.writers.mrc import MrcWriter
 
 BOX = 8
@@ -133,6 +135,16 @@ class Job:
 
     def read(self, **options: Any) -> SubparticleSource:
         return read_source(SourceRequest(optimiser=self.path, **options), shared_registry())
+
+
+class TestRelionOptimiserReader(ReaderContract):
+    count = COUNT
+
+    def make(self) -> RelionOptimiserReader:
+        return RelionOptimiserReader()
+
+    def write_example(self, folder: Path) -> Path:
+        return Job(folder).write()
 
 
 @pytest.fixture
@@ -355,6 +367,30 @@ def test_files_that_are_no_optimiser_are_refused(job: Job, tmp_path: Path) -> No
     refused(lambda: read_source(SourceRequest(optimiser=absent), registry), FileMissingError, absent.name)
     job.path.write_text(pairs("optimiser_general", {"rlnDoSplitRandomHalves": 0}))
     refused(job.read, FormatError, "rlnModelStarFile")
+
+
+def test_tables_without_rows_and_numbers_that_are_none_are_refused(job: Job) -> None:
+    job.particles = {"rlnGroupNumber": [1, 1, "nan", 2, 1, 2]}
+    job.write()
+    refused(job.read, FormatError, "rlnGroupNumber")
+    job.particles = {}
+    job.write()
+    path = job.folder / "run_it005_half1_model.star"
+    whole = path.read_text()
+    path.write_text(
+        whole.split("data_model_groups")[0] + loop("model_groups", {"rlnGroupScaleCorrection": []})
+    )
+    assert any("no group scale corrections" in note for note in job.read().notes)
+    path.write_text(whole.split("data_model_classes")[0] + loop("model_classes", {"rlnReferenceImage": []}))
+    refused(job.read, FormatError, "half1_model.star", "model_classes")
+    labels = {"rlnReferenceDimensionality": [], "rlnNormCorrectionAverage": []}
+    path.write_text(
+        loop("model_general", labels) + "data_model_classes" + whole.split("data_model_classes")[1]
+    )
+    job.read()
+    sampling = job.folder / "run_it005_sampling.star"
+    sampling.write_text(loop("sampling_general", {"rlnSymmetryGroup": []}))
+    assert job.read().symmetry is None
 
 
 @pytest.mark.parametrize("value", ["0", "-1.5", "nan"])

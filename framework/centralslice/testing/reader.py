@@ -23,11 +23,12 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from centralslice.abc.reader import Reader, ReadRequest
+from centralslice.abc.reader import Reader, ReadRequest, TiltReadRequest
 from centralslice.data.particles import Particles
+from centralslice.data.refinement import SourceRequest
 from centralslice.errors import FileMissingError, FormatError, InputError
 
-CAPABILITIES = frozenset({"particles", "images", "volume"})
+CAPABILITIES = frozenset({"particles", "tilt_particles", "images", "volume", "refinement"})
 
 #: What is in no format: name and content.
 GARBAGE = {
@@ -61,13 +62,19 @@ class ReaderContract(ABC):
         """How the particles of ``path`` are asked for."""
         return ReadRequest(path)
 
+    def tilt_request(self, path: Path) -> TiltReadRequest:
+        """How the particles in tilt series of ``path`` are asked for."""
+        return TiltReadRequest(path)
+
     def operations(self) -> dict[str, Callable[[Path], Any]]:
         """What can be asked of the reader, by capability."""
         reader = self.make()
         return {
             "particles": lambda path: reader.read_particles(self.request(path)),
+            "tilt_particles": lambda path: reader.read_tilt_particles(self.tilt_request(path)),
             "images": lambda path: reader.open_images(path).close(),
             "volume": reader.read_volume,
+            "refinement": lambda path: reader.read_refinement(path, SourceRequest(optimiser=path)),
         }
 
     def able(self, capability: str) -> None:

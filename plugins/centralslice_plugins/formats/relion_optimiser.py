@@ -41,8 +41,6 @@ class Model:
     """
 
     path: Path
-    box: int
-    pixel_angst: float
     maps: tuple[str, ...]
     norm_average: float
     group_number: IntArray
@@ -121,8 +119,6 @@ def read_model(path: Path) -> Model:
         raise FormatError(f"{path}: _rlnNormCorrectionAverage: expected a number > 0, got {norm:g}")
     return Model(
         path=path,
-        box=int(_number(general, "rlnOriginalImageSize", 0)),
-        pixel_angst=_number(general, "rlnPixelSize", 0.0),
         maps=maps,
         norm_average=norm,
         group_number=number,
@@ -137,7 +133,7 @@ def _check_general(general: StarTable) -> None:
         ("rlnDataDimensionality", 2, "its particles are no 2D images"),
         ("rlnNrBodies", 1, "is of a multi-body refinement, give the consensus refinement before it"),
     ):
-        if label in general and int(general.integers(label)[0]) != wanted:
+        if label in general and len(general) and int(general.integers(label)[0]) != wanted:
             raise FormatError(
                 f"{general.source}: _{label}: expected {wanted}, got {general.integers(label)[0]}: {what}"
             )
@@ -162,7 +158,8 @@ def _groups(file: StarFile) -> tuple[IntArray, FloatArray, tuple[str, ...]]:
 def read_symmetry(path: Path) -> str | None:
     """The symmetry of a sampling file, None if it does not say; raises FormatError, FileMissingError."""
     for table in read_star(path).with_label("rlnSymmetryGroup"):
-        return str(table.texts("rlnSymmetryGroup")[0]).strip() or None
+        if len(table):
+            return str(table.texts("rlnSymmetryGroup")[0]).strip() or None
     return None
 
 

@@ -176,6 +176,8 @@ def _corrections(
 def _scales(model: Model, particles: Particles) -> FloatArray:
     """(n,) group scale of each particle."""
     numbers = _numbers(particles, "rlnGroupNumber")
+    if numbers is not None and not (np.abs(numbers) < 2.0**53).all():
+        raise FormatError(f"{particles.source}: _rlnGroupNumber: expected whole numbers, got one that is not")
     names = particles.columns.get("rlnGroupName")
     return group_scales(
         model,
