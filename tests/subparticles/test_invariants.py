@@ -222,5 +222,7 @@ def test_what_is_not_defined_is_refused() -> None:
         invariant_shape("auto", 64)
     with pytest.raises(ParameterError, match="square"):
         invariants(np.zeros((1, 64, 48)), "bispec", PIXEL)
+    with pytest.raises(ParameterError, match="pixel size in Å above 0, got 0"):
+        invariants(np.zeros((1, 64, 64)), "bispec", 0.0)
     with pytest.raises(ParameterError, match="up to boxes of 1281 pixels, got 1282"):
         invariant_shape("harmonic", 1282)

@@ -81,10 +81,12 @@ def invariants(images: FloatArray, kind: InvariantKind, pixel_size_angst: float)
     Raises
     ------
     ParameterError
-        If the images are not square, or as for :func:`invariant_shape`.
+        If the images are not square, the pixel size not above 0, or as for :func:`invariant_shape`.
     """
     if images.ndim != 3 or images.shape[1] != images.shape[2]:
         raise ParameterError(f"invariants: expected square images (b, N, N), got shape {images.shape}")
+    if not (np.isfinite(pixel_size_angst) and pixel_size_angst > 0):
+        raise ParameterError(f"invariants: expected a pixel size in Å above 0, got {pixel_size_angst}")
     shape = invariant_shape(kind, images.shape[1])
     result = np.zeros((len(images), *shape), np.float32)
     one = _bispectrum_image if kind == "bispec" else _harmonic_image
