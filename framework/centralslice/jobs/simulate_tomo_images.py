@@ -30,40 +30,58 @@ _SAMPLE = 100
 #: Standard deviation of the images of hidden tilts, over that of the noise or else of the signal.
 LOUD = 10.0
 _PATCHES_AT_ONCE = 32
+_GAUSSIANS_AT_ONCE = 1024
 _NOISE = 20
 
 
 @numba.njit(nogil=True, cache=True)
-def _transform(
-    centres: FloatArray, sigmas: FloatArray, masses: FloatArray, real: FloatArray, imaginary: FloatArray
-) -> None:
-    """Add the half transform of 2D Gaussians to (n, n // 2 + 1) real and imaginary parts, n odd.
+def _waves(positions: FloatArray, envelopes: FloatArray, masses: FloatArray, size: int) -> FloatArray:
+    """(2, g, m) real and imaginary part of ``mass · envelope · exp(−2πi k x / size)``, k = 0 … m − 1."""
+    count, columns = envelopes.shape
+    waves = np.empty((2, count, columns))
+    for g in range(count):
+        turn = -2 * np.pi * positions[g] / size
+        step_real, step_imaginary = np.cos(turn), np.sin(turn)
+        real, imaginary = masses[g], 0.0
+        for k in range(columns):
+            waves[0, g, k], waves[1, g, k] = real * envelopes[g, k], imaginary * envelopes[g, k]
+            real, imaginary = (
+                real * step_real - imaginary * step_imaginary,
+                real * step_imaginary + imaginary * step_real,
+            )
+    return waves
 
-    ``centres`` (g, 2) x, y and ``sigmas`` (g,) are in pixels from index 0; ``masses`` (g,) are integrals:
-    ``Σ mass · exp(−2π² sigma² k²) · exp(−2πi k·centre)``, k in cycles per pixel, FFT order along y.
+
+@numba.njit(nogil=True, cache=True)
+def _transform(along_x: FloatArray, along_y: FloatArray, real: FloatArray, imaginary: FloatArray) -> None:
+    """Add ``Σ_g x[g, kx] · y[g, ky]`` to the (n, n // 2 + 1) parts of a half transform, n odd.
+
+    Both are (2, g, n // 2 + 1) from :func:`_waves`; y at −ky is the conjugate. Ends of waves that are 0 are
+    skipped.
     """
     rows, columns = real.shape
-    count = len(sigmas)
-    x_real, x_imaginary = np.empty((count, columns)), np.empty((count, columns))
-    reach = np.empty(count, np.int64)
+    count = along_x.shape[1]
     for g in range(count):
-        factor = -2 * np.pi**2 * sigmas[g] ** 2 / rows**2
-        reach[g] = min(columns, int(np.sqrt(_NOTHING / -factor)) + 1)
-        for i in range(columns):
-            amplitude = masses[g] * np.exp(factor * i * i)
-            turn = -2 * np.pi * i * centres[g, 0] / rows
-            x_real[g, i], x_imaginary[g, i] = amplitude * np.cos(turn), amplitude * np.sin(turn)
-    for j in range(rows):
-        k = j if j < columns else j - rows
-        for g in range(count):
-            if abs(k) >= reach[g]:
-                continue
-            amplitude = np.exp(-2 * np.pi**2 * sigmas[g] ** 2 / rows**2 * k * k)
-            turn = -2 * np.pi * k * centres[g, 1] / rows
-            a, b = amplitude * np.cos(turn), amplitude * np.sin(turn)
-            for i in range(reach[g]):
-                real[j, i] += a * x_real[g, i] - b * x_imaginary[g, i]
-                imaginary[j, i] += a * x_imaginary[g, i] + b * x_real[g, i]
+        reach = columns
+        while reach > 1 and along_y[0, g, reach - 1] == 0 and along_y[1, g, reach - 1] == 0:
+            reach -= 1
+        for k in range(reach):
+            a, b = along_y[0, g, k], along_y[1, g, k]
+            for i in range(reach):
+                real[k, i] += a * along_x[0, g, i] - b * along_x[1, g, i]
+                imaginary[k, i] += a * along_x[1, g, i] + b * along_x[0, g, i]
+        for k in range(1, reach):
+            a, b = along_y[0, g, k], -along_y[1, g, k]
+            for i in range(reach):
+                real[rows - k, i] += a * along_x[0, g, i] - b * along_x[1, g, i]
+                imaginary[rows - k, i] += a * along_x[1, g, i] + b * along_x[0, g, i]
+
+
+def envelopes_of(sigmas_px: FloatArray, size: int) -> FloatArray:
+    """(g, size // 2 + 1) float64 ``exp(−2π² sigma² (k / size)²)``, 0 below 1e-15."""
+    exponent = 2 * np.pi**2 * (sigmas_px[:, None] * np.arange(size // 2 + 1) / size) ** 2
+    result: FloatArray = np.where(exponent < _NOTHING, np.exp(-np.minimum(exponent, _NOTHING)), 0.0)
+    return result
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -82,6 +100,8 @@ class Imaging:
         (n, f) Å, from depth.
     patch
         Odd size in pixels of the patches in which particles are computed.
+    envelopes
+        See :func:`envelopes_of`.
     with_ctf
         Whether there is a CTF.
     """
@@ -91,6 +111,7 @@ class Imaging:
     positions: FloatArray
     extra_defocus: FloatArray
     patch: int
+    envelopes: FloatArray
     with_ctf: bool
 
 
@@ -100,12 +121,14 @@ def imaging_of(scene: TomoScene, phantom: GaussianPhantom, number: int) -> Imagi
     positions = scene.particles.positions[rows]
     extra = depth_defocus(series, positions)
     with_ctf = scene.settings.optics.defocus_range_angst is not None
+    patch = patch_size(phantom, series, extra, with_ctf)
     return Imaging(
         series=series,
         rotations=scene.particles.rotations[rows],
         positions=image_positions(series, positions, scene.motion_of(number)),
         extra_defocus=extra,
-        patch=patch_size(phantom, series, extra, with_ctf),
+        patch=patch,
+        envelopes=envelopes_of(phantom.sigmas_angst / series.pixel_size_angst, patch),
         with_ctf=with_ctf,
     )
 
@@ -196,7 +219,11 @@ def patch_of(
     centres = phantom.centres_angst @ pose.T / pixel + (position - corner)
     masses = phantom.heights * (math.sqrt(2 * math.pi) * phantom.sigmas_angst) ** 3 / (pixel**2 * unit_angst)
     parts = np.zeros((2, size, size // 2 + 1))
-    _transform(centres, phantom.sigmas_angst / pixel, masses, parts[0], parts[1])
+    for first in range(0, len(phantom), _GAUSSIANS_AT_ONCE):
+        some = slice(first, first + _GAUSSIANS_AT_ONCE)
+        along_x = _waves(centres[some, 0], imaging.envelopes[some], masses[some], size)
+        along_y = _waves(centres[some, 1], imaging.envelopes[some], np.ones(len(along_x[0])), size)
+        _transform(along_x, along_y, parts[0], parts[1])
     values = (parts[0] + 1j * parts[1]) * common
     if imaging.with_ctf:
         values *= _ctf(imaging, particle, tilt)
