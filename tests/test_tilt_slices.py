@@ -309,6 +309,10 @@ def test_what_cannot_be_prepared_is_said():
         prepare_tilts(series, OPTICS, TiltSettings(16, 1.0, 0.5))
     with pytest.raises(ParameterError, match="dose cut-off"):
         prepare_tilts(series, OPTICS, TiltSettings(16, 1.0, dose_cutoff=1.0))
+    with pytest.raises(ParameterError, match="voltage"):
+        prepare_tilts(series, replace(OPTICS, voltage_kv=0.0), TiltSettings(16, 1.0))
+    with pytest.raises(ParameterError, match="amplitude contrast"):
+        prepare_tilts(series, replace(OPTICS, amplitude_contrast=1.5), TiltSettings(16, 1.0))
     with pytest.raises(ParameterError, match="box"):
         prepare_tilts(series, OPTICS, TiltSettings(0, 1.0))
     with pytest.raises(ParameterError, match="whitening curves"):

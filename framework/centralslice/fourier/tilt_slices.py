@@ -23,7 +23,7 @@ from centralslice.fourier.tilt_kernels import (
 )
 from centralslice.fourier.windows import window_size
 from centralslice.optics.aberrations import group_phases
-from centralslice.optics.ctf import electron_wavelength
+from centralslice.optics.ctf import CtfConstants, ctf_constants
 from centralslice.optics.dose import dose_filter
 from centralslice.optics.whitening import whitening_table
 
@@ -170,7 +170,7 @@ def prepare_tilts(
     plain = replace(optics, beam_tilt_mrad=(0.0, 0.0), magnification=(1.0, 0.0, 0.0, 1.0))
     group = replace(plain if relion else optics, pixel_size_angst=pixel)
     even, odd = _aberrations(group, settings, window)
-    wavelength = 0.0 if settings.ctf_mode == "none" else electron_wavelength(optics.voltage_kv)
+    microscope = CtfConstants(0.0, 0.0, 0.0, 0.0) if settings.ctf_mode == "none" else ctf_constants(optics)
     magnification = np.array(group.magnification, np.float64).reshape(2, 2)
     frequencies = magnification / (settings.box * pixel)
     k = _radius(settings.box, frequencies)
@@ -182,8 +182,8 @@ def prepare_tilts(
     return TiltPreparation(
         window_size=window, size=settings.box, pixel_size_angst=pixel, ctf_mode=settings.ctf_mode,
         sign=settings.sign, amplitude=_amplitude(series, settings, unbinned, window), frequencies=frequencies,
-        wavelength_angst=wavelength, spherical_aberration_angst=optics.spherical_aberration_mm * 1e7,
-        amplitude_phase=math.asin(optics.amplitude_contrast), even_turns=even, odd_phase=odd, dose=dose,
+        wavelength_angst=microscope.wavelength_angst, spherical_aberration_angst=optics.spherical_aberration_mm * 1e7,
+        amplitude_phase=microscope.amplitude_phase, even_turns=even, odd_phase=odd, dose=dose,
         whitening=_whitening(curves, settings, window), limits=limits, radii=radii,
         max_radius=float(radii.max()), mates=relion, smallest_ctf=SMALLEST_CTF if relion else 0.0,
         precision=settings.precision,
