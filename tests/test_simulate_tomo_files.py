@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
+from centralslice.abc.reader import TiltReadRequest
 from centralslice.cli import main
 from centralslice.errors import OutputExistsError, ParameterError, ResourceError
 from centralslice.geometry.gaussians import GaussianPhantom, random_phantom
@@ -24,6 +25,7 @@ from centralslice.jobs.simulate_tomo_settings import (
     TomoSettings,
 )
 from centralslice.runtime.threads import Threads
+from centralslice_plugins.readers.relion_tomo import RelionTomoReader
 from centralslice_plugins.writers.json_tables import JsonWriter
 from centralslice_plugins.writers.mrc import MrcWriter
 from centralslice_plugins.writers.star import StarWriter
@@ -350,3 +352,35 @@ def test_options_of_tomography_need_tomo(option, tmp_path, capsys):
     assert main(["simulate", "--output", str(tmp_path / "a.star"), *option]) == 2
     assert f"{option[0]} is of tomography; add --tomo" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("relion4", [False, True])
+def test_the_reader_of_tomography_projects_gives_the_scene_back(relion4, tmp_path):
+    scheme = replace(SETTINGS.scheme, hidden=0 if relion4 else 2)
+    optics = TomoOptics(
+        astigmatism_angst=300.0, phase_shift_deg=15.0, bfactor_angst2=9.0, groups=2, pixel_ratio=1.1,
+        beam_tilt_mrad=(0.2, -0.1), even_zernike=(0.0, 0.5),
+    )  # fmt: skip
+    settings = replace(SETTINGS, scheme=scheme, optics=optics, relion4=relion4)
+    folder = tmp_path / "project"
+    made = write(settings, folder).particles
+    read = RelionTomoReader().read_tilt_particles(TiltReadRequest(folder / "optimisation_set.star"))
+    assert read.names.tolist() == made.names.tolist()
+    assert_allclose(read.positions, made.positions, atol=1e-9)
+    assert_allclose(read.rotations, made.rotations, atol=1e-12)
+    for name in ("series_number", "optics_group", "half_set", "tilt_start", "motion"):
+        assert_array_equal(getattr(read, name), getattr(made, name))
+    if not relion4:
+        assert_array_equal(read.visible, made.visible)
+    for group, expected in zip(read.optics, made.optics, strict=True):
+        assert replace(group, box_size=0) == expected
+    for series, expected in zip(read.series, made.series, strict=True):
+        assert_allclose(series.projections, expected.projections, atol=1e-9)
+        assert_allclose(series.dose, expected.dose)
+        assert (series.name, series.size, series.image_size, series.hand) == (
+            expected.name, expected.size, expected.image_size, expected.hand,
+        )  # fmt: skip
+        assert [path.resolve() for path in series.image_files] == list(expected.image_files)
+        assert_array_equal(series.image_number, expected.image_number)
+        for field in fields(expected.ctf):
+            assert_allclose(getattr(series.ctf, field.name), getattr(expected.ctf, field.name))
