@@ -19,6 +19,7 @@ READERS = (
         "particles in tilt series: RELION 5 and 4 tomography projects, WarpTools exports",
         f"{_HOME}.relion_tomo:RelionTomoReader",
     ),
+    PluginDescription("tiff", "TIFF images and image stacks", f"{_HOME}.tiff:TiffReader"),
     PluginDescription("mrc", "MRC images, stacks and maps", f"{_HOME}.mrc:MrcReader"),
     PluginDescription(
         "eman2_hdf",
@@ -26,7 +27,6 @@ READERS = (
         f"{_HOME}.eman2_hdf:Eman2HdfReader",
     ),
     PluginDescription("lst", "EMAN2 list files (.lst)", f"{_HOME}.lst:LstReader"),
-    PluginDescription("tiff", "TIFF images and image stacks", f"{_HOME}.tiff:TiffReader"),
     PluginDescription(
         "eman2_refine", "EMAN2 refine_XX folders (e2refine_easy)", f"{_HOME}.eman2_refine:Eman2RefineReader"
     ),
