@@ -11,7 +11,7 @@ import pytest
 from centralslice.cli import main
 from centralslice.errors import ResourceError
 from centralslice.jobs import layout
-from centralslice.jobs.layout import host_bytes, with_layout
+from centralslice.jobs.layout import host_bytes, layout_notes
 from centralslice.jobs.make3d_plan import Make3dPlan, plan_make3d, read_particles
 from centralslice.jobs.make3d_settings import Make3dSettings
 from centralslice.plugin.registry import shared_registry
@@ -68,7 +68,7 @@ def test_ranks_of_different_hosts_are_told_apart(monkeypatch: pytest.MonkeyPatch
 def test_one_rank_a_host_is_not_remarked_on(plan: Make3dPlan, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(layout, "REMARKABLE_BYTES", 1)
     hosts = [Host("one", (0,), 10**12), Host("two", (1,), 10**12)]
-    assert with_layout(plan, hosts).notes == plan.notes
+    assert layout_notes(plan, hosts) == []
 
 
 def test_a_worker_needs_one_set_of_sums_and_the_master_two(plan: Make3dPlan) -> None:
@@ -81,7 +81,7 @@ def test_a_worker_needs_one_set_of_sums_and_the_master_two(plan: Make3dPlan) -> 
 
 def test_several_ranks_on_a_host_are_remarked_on_with_figures(plan: Make3dPlan) -> None:
     hosts = [Host("one", (0, 1, 2, 3), 10**12), Host("two", (4, 5, 6, 7), 10**12), Host("x", (8,), 10**12)]
-    notes = with_layout(plan, hosts).notes[len(plan.notes) :]
+    notes = layout_notes(plan, hosts)
     sums, needed = scheme_bytes(plan.sums_kind, plan.sums), plan.memory_bytes + 3 * plan.worker_bytes
     assert notes == (
         f"4 ranks on host one each hold {sums / 1e9:.2f} GB of sums, {needed / 1e9:.2f} GB with all else; "
@@ -95,9 +95,9 @@ def test_more_ranks_than_a_host_can_hold_are_refused_with_what_fits(plan: Make3d
     with pytest.raises(
         ResourceError, match=r"host two: its 4 ranks need .* GB of memory, it has .* GB; one rank a host with"
     ) as e:
-        with_layout(plan, [Host("one", (0,), 10**12), Host("two", (1, 2, 3, 4), room)])
+        layout_notes(plan, [Host("one", (0,), 10**12), Host("two", (1, 2, 3, 4), room)])
     assert "\n" not in str(e.value)
-    with_layout(plan, [Host("one", (0,), 10**12), Host("two", (1, 2, 3), room)])
+    layout_notes(plan, [Host("one", (0,), 10**12), Host("two", (1, 2, 3), room)])
 
 
 def test_the_command_shows_the_remark(

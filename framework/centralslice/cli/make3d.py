@@ -10,8 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from centralslice import __version__
 from centralslice.cli.options import Subparsers, open_registry
+from centralslice.cli.running import add_running, checkpoint_seconds, thread_count
 from centralslice.errors import EXIT_INTERRUPTED, EXIT_REQUEUE, ParameterError
 
 if TYPE_CHECKING:
@@ -156,33 +156,10 @@ def _add_finish(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_running(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("running")
-    add = group.add_argument
-    add("--threads", type=int, metavar="N", help="threads [all cores this process may use]")
-    add("--parallel", metavar="HOW", help="mpi[:N] inside mpirun -n N, or thread:N, the same as --threads N")
-    add("--sums", choices=("exact", "fast"), default="exact",
-        help="exact: the same bits on any number of ranks and threads, interrupted or not [exact]")  # fmt: skip
-    add("--quanta-of", type=Path, metavar="FOLDER",
-        help="exact sums in the units of this kept checkpoint, to merge to the same bits")  # fmt: skip
-    add("--checkpoint-every", metavar="TIME", default="10m",
-        help="write a checkpoint this often (90s, 10m, 2h; 0: never), and on USR1, TERM and Ctrl-C [10m]")  # fmt: skip
-    add("--resume", nargs="?", const="yes", default="no", choices=("yes", "auto", "no"),
-        help="continue from the checkpoint; auto: the one before if the last is damaged, or start anew")  # fmt: skip
-    add("--keep-checkpoints", action="store_true", help="keep the checkpoint folder after the run")
-    add("--master-works", action=argparse.BooleanOptionalAction, default=True,
-        help="whether rank 0 works on particles too [yes]")  # fmt: skip
-    add("--log-json", action="store_true", help="progress as JSON lines on stderr")
-    add("--dry-run", action="store_true", help="print the plan (particles, memory, outputs) and stop")
-    add("--verbose", "-v", type=int, nargs="?", const=2, default=1, metavar="N",
-        help="0 errors only, 1 result and progress, 2 the plan too [1]")  # fmt: skip
-    add("--version", action="version", version=f"centralslice {__version__}")
-    add(
-        "--ppid",
-        type=int,
-        default=-1,
-        metavar="PID",
+    add_running(parser).add_argument(
+        "--ppid", type=int, default=-1, metavar="PID",
         help="accepted for EMAN2's project manager; only recorded",
-    )
+    )  # fmt: skip
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -229,7 +206,7 @@ def _run(arguments: argparse.Namespace, communicator: Communicator) -> int:
 
 def _plan(arguments: argparse.Namespace, registry: Registry, hosts: Sequence[Host]) -> Make3dPlan:
     """The plan, made by the master alone."""
-    from centralslice.jobs.layout import with_layout
+    from centralslice.jobs.layout import layout_notes
     from centralslice.jobs.make3d_plan import plan_make3d, read_particles
     from centralslice.jobs.shift_convention import resolve_shift_convention
 
@@ -237,7 +214,8 @@ def _plan(arguments: argparse.Namespace, registry: Registry, hosts: Sequence[Hos
     convention, note = resolve_shift_convention(settings, registry)
     settings = replace(settings, shift_convention=convention)
     plan = plan_make3d(settings, registry, read_particles(settings, registry, convention))
-    return with_layout(replace(plan, notes=(*plan.notes, note)) if note else plan, hosts)
+    notes = [note] if note else []
+    return replace(plan, notes=(*plan.notes, *notes, *layout_notes(plan, hosts)))
 
 
 def report_lines(output: Path, result: Make3dResult) -> list[str]:
@@ -285,9 +263,9 @@ def settings_from(arguments: argparse.Namespace) -> Make3dSettings:
         compress_bits=given.compressbits, report=given.report, float16=given.float16, precision=given.precision,
         compat_eman2=given.compat is not None, sums=given.sums, resume=given.resume,
         quanta_of=None if given.quanta_of is None else folder_of(given.quanta_of),
-        checkpoint_every_s=_seconds(given.checkpoint_every),
+        checkpoint_every_s=checkpoint_seconds(given.checkpoint_every),
         keep_checkpoints=given.keep_checkpoints, master_works=given.master_works, log_json=given.log_json,
-        threads=_threads(given), force=given.force, quiet=given.verbose < 1,
+        threads=thread_count(given.threads, given.parallel), force=given.force, quiet=given.verbose < 1,
     )  # fmt: skip
 
 
@@ -345,33 +323,3 @@ def _seed(given: argparse.Namespace) -> SeedSettings | None:
         return None
     weight = 1.0 if given.seedweight is None else given.seedweight
     return SeedSettings(given.seedmap, weight, given.seedweightmap, given.useseedasref)
-
-
-def _threads(given: argparse.Namespace) -> int:
-    from centralslice.runtime.threads import available_cores
-    from centralslice.runtime.world import ranks_asked
-
-    count, asked = given.threads, ranks_asked(given.parallel).threads
-    if count is not None and asked is not None and count != asked:
-        raise ParameterError("--parallel and --threads give different numbers of threads; give one")
-    count = asked if count is None else count
-    if count is None:
-        return available_cores()
-    if count < 1:
-        raise ParameterError(f"--threads: expected 1 or more, got {count}")
-    return int(count)
-
-
-def _seconds(text: str) -> float:
-    """``90s``, ``10m``, ``2h`` or plain seconds."""
-    units = {"s": 1.0, "m": 60.0, "h": 3600.0}
-    number, unit = (text[:-1], units[text[-1]]) if text[-1:] in units else (text, 1.0)
-    try:
-        seconds = float(number) * unit
-    except ValueError:
-        seconds = -1.0
-    if not 0 <= seconds < 1e9:
-        raise ParameterError(
-            f"--checkpoint-every: expected a time such as 90s, 10m or 2h, or 0, got '{text}'"
-        )
-    return seconds

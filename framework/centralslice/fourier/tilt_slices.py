@@ -64,6 +64,9 @@ class TiltSettings:
         Whose slices.
     aberration_pixel_angst
         Unbinned pixel of the aberration tables in flavour ``relion``; None: the series' own.
+    slab_angst
+        Images are sums over slabs of this thickness; None: the series' own pixel. That of the first series for all
+        makes images of the same object agree whatever the camera's pixel.
     precision
         float32 or float64 samples.
     """
@@ -78,6 +81,7 @@ class TiltSettings:
     extracted: bool = False
     flavour: Flavour = "default"
     aberration_pixel_angst: float | None = None
+    slab_angst: float | None = None
     precision: np.dtype[Any] = field(default_factory=lambda: np.dtype(np.float32))
 
 
@@ -273,11 +277,11 @@ def _check(settings: TiltSettings) -> None:
 
 
 def _amplitude(series: TiltSeries, settings: TiltSettings, unbinned: float, window: int) -> float:
-    """Factor of the values; a map is summed over slabs of the series' pixel in its images."""
+    """Factor of the values; images are sums of the map over slabs."""
     if settings.flavour == "relion":
         # a unitary transform, divided by the binning once more where there is any
         return 1.0 / window * settings.box / window
-    return unbinned**2 * series.pixel_size_angst / settings.voxel_size_angst**3
+    return unbinned**2 * (settings.slab_angst or series.pixel_size_angst) / settings.voxel_size_angst**3
 
 
 def _radius(size: int, frequencies: FloatArray) -> FloatArray:

@@ -26,9 +26,10 @@ from centralslice.jobs.finish_maps import (
     read_seed,
 )
 from centralslice.jobs.finish_plan import FinishPlan, rebuild_finish_plan
+from centralslice.jobs.half_map_fsc import half_map_fsc
 from centralslice.jobs.make3d_identity import FINISH, JOB, ROWS, check_side_files
 from centralslice.jobs.make3d_outputs import Writing, check_outputs, plan_outputs
-from centralslice.jobs.make3d_result import Make3dResult, half_map_fsc
+from centralslice.jobs.make3d_result import Make3dResult
 from centralslice.jobs.make3d_write import (
     check_finite,
     norm_volume,

@@ -20,8 +20,8 @@ from centralslice.plugin.registry import Registry
 from centralslice.runtime.checkpoint import Checkpoint
 from centralslice.runtime.exact_sums import SumsScheme
 
-#: Makes, from the label and sums of a map that was finished, what else is wanted of it, by name.
-SideMaps: TypeAlias = Callable[[str, Sums, PassContext], dict[str, FloatArray]]
+#: Makes, from the label, data and sums of a map that was finished, what else is wanted of it, by name.
+SideMaps: TypeAlias = Callable[[str, FloatArray, Sums, PassContext], dict[str, FloatArray]]
 #: Is given a label and its side maps.
 KeepSides: TypeAlias = Callable[[str, dict[str, FloatArray]], None]
 #: Name of the side map that is the weights.
@@ -43,7 +43,7 @@ class FinishWatch:
     """
 
     before: Callable[[str], None] = lambda label: None
-    sides: SideMaps = lambda label, sums, context: {}
+    sides: SideMaps = lambda label, data, sums, context: {}
     keep: KeepSides = lambda label, sides: None
 
 
@@ -55,7 +55,7 @@ class NormKeeper:
         #: Once the map is finished.
         self.norm: WeightMap | None = None
 
-    def sides(self, label: str, sums: Sums, context: PassContext) -> dict[str, FloatArray]:
+    def sides(self, label: str, data: FloatArray, sums: Sums, context: PassContext) -> dict[str, FloatArray]:
         """The weights, of the merged map only."""
         return {WEIGHTS: self._reconstructor.weight_map(sums, context).data} if label == "merged" else {}
 
@@ -92,7 +92,7 @@ class MapFinisher:
         sums = self._scheme.finishable(totals, self._plan.sums)
         result = self._plan.reconstructor.finish(sums, context)
         if not isinstance(result, NextPass):
-            sides = self._watch.sides(label, sums, context)
+            sides = self._watch.sides(label, result.data, sums, context)
             self._watch.keep(label, sides)
             self.sides = sides if self._plan.sums.passes > 1 else {}
         self.seconds += time.perf_counter() - begun

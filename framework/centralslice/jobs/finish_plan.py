@@ -52,6 +52,8 @@ class FinishPlan:
         Whether there are half sets.
     seed, iteration_mask
         Maps that options name.
+    symmetry_copies
+        Rotations and translations in Å that a reconstructor averages its sums over by interpolation, or None.
     """
 
     mode: str
@@ -69,6 +71,7 @@ class FinishPlan:
     halves: bool
     seed: SeedSettings | None
     iteration_mask: Path | None
+    symmetry_copies: tuple[FloatArray, FloatArray] | None = None
 
     def context(
         self, seed: Seed | None, mask: FloatArray | None, parallel: ParallelMap, scheme: SumsScheme | None
@@ -93,6 +96,7 @@ class FinishPlan:
             wiener_snr=self.wiener_snr,
             ctf_weighted=any(mode != "none" for mode in self.ctf_modes),
             grid_symmetry=self.grid_symmetry,
+            symmetry_copies=self.symmetry_copies,
             parallel=parallel,
             quanta=(1.0, 1.0, 1.0) if scheme is None else scheme.quanta,
             iteration_mask=mask,
@@ -114,7 +118,7 @@ def finish_plan(plan: Make3dPlan, registry: Registry) -> FinishPlan:
 
 def finish_record(plan: FinishPlan) -> dict[str, Any]:
     """The plan as JSON-able data."""
-    seed, operators = plan.seed, plan.grid_symmetry
+    seed, operators, copies = plan.seed, plan.grid_symmetry, plan.symmetry_copies
     return {
         "reconstructor": {
             "name": plan.mode,
@@ -126,6 +130,7 @@ def finish_record(plan: FinishPlan) -> dict[str, Any]:
         "passes": plan.sums.passes,
         "symmetry": plan.symmetry,
         "grid_symmetry": None if operators is None else operators.tolist(),
+        "symmetry_copies": None if copies is None else [part.tolist() for part in copies],
         "ctf": list(plan.ctf_modes),
         "wiener_snr": plan.wiener_snr,
         "output_shape": list(plan.output_shape),
@@ -169,7 +174,7 @@ def rebuild_finish_plan(record: Mapping[str, Any], registry: Registry) -> Finish
         if record["sums"] not in get_args(SumsKind):
             raise CheckpointError(f"sums of the unknown kind '{record['sums']}'")
         z, y, x = map(int, record["output_shape"])
-        mask = record["iteration_mask"]
+        mask, copies = record["iteration_mask"], record["symmetry_copies"]
         return FinishPlan(
             mode=record["reconstructor"]["name"], reconstructor=reconstructor, geometry=geometry,
             sums=reconstructor.plan(geometry), sums_kind=record["sums"], symmetry=str(record["symmetry"]),
@@ -179,6 +184,7 @@ def rebuild_finish_plan(record: Mapping[str, Any], registry: Registry) -> Finish
             postprocessors=tuple(registry.create("processor", text) for text in record["postprocess"]),
             halves=bool(record["halves"]), seed=_seed(record["seed"]),
             iteration_mask=None if mask is None else Path(mask),
+            symmetry_copies=None if copies is None else (np.array(copies[0]), np.array(copies[1])),
         )  # fmt: skip
     except (KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"what finishing needs is not in the checkpoint: {error!r}") from error

@@ -3,19 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from typing import Protocol
 
 from centralslice.errors import ResourceError
-from centralslice.jobs.make3d_plan import Make3dPlan
-from centralslice.runtime.exact_sums import scheme_bytes
+from centralslice.jobs.run_tools import RunChoices
 from centralslice.runtime.hosts import Host
 
 #: Several ranks on a host are remarked on if one rank would need so much less.
 REMARKABLE_BYTES = 2**28
 
 
-def with_layout(plan: Make3dPlan, hosts: Sequence[Host]) -> Make3dPlan:
-    """The plan with notes on hosts where several ranks multiply the sums.
+class PlannedMemory(Protocol):
+    """What the plan of a sum job says of memory."""
+
+    @property
+    def settings(self) -> RunChoices:
+        """The user's choice."""
+
+    @property
+    def memory_bytes(self) -> int:
+        """Of the rank that makes the maps."""
+
+    @property
+    def worker_bytes(self) -> int:
+        """Of any other rank."""
+
+    @property
+    def sums_bytes(self) -> int:
+        """One set of sums."""
+
+
+def layout_notes(plan: PlannedMemory, hosts: Sequence[Host]) -> list[str]:
+    """Notes on hosts where several ranks multiply the sums.
 
     Parameters
     ----------
@@ -32,17 +51,15 @@ def with_layout(plan: Make3dPlan, hosts: Sequence[Host]) -> Make3dPlan:
     for host in hosts:
         _check(plan, host)
     notes = [note for note in (_note(plan, host) for host in hosts) if note]
-    if len(notes) > 1:
-        notes = [notes[0], f"the same on {len(notes) - 1} more host(s)"]
-    return replace(plan, notes=(*plan.notes, *notes)) if notes else plan
+    return [notes[0], f"the same on {len(notes) - 1} more host(s)"] if len(notes) > 1 else notes
 
 
-def host_bytes(plan: Make3dPlan, ranks: int, has_master: bool) -> int:
+def host_bytes(plan: PlannedMemory, ranks: int, has_master: bool) -> int:
     """Memory of so many ranks."""
     return (plan.memory_bytes if has_master else 0) + (ranks - has_master) * plan.worker_bytes
 
 
-def _check(plan: Make3dPlan, host: Host) -> None:
+def _check(plan: PlannedMemory, host: Host) -> None:
     count, needed = len(host.ranks), host_bytes(plan, len(host.ranks), host.has_master)
     if count > 1 and needed > host.memory_bytes:
         raise ResourceError(
@@ -51,17 +68,17 @@ def _check(plan: Make3dPlan, host: Host) -> None:
         )
 
 
-def _note(plan: Make3dPlan, host: Host) -> str:
+def _note(plan: PlannedMemory, host: Host) -> str:
     count, needed = len(host.ranks), host_bytes(plan, len(host.ranks), host.has_master)
     if needed - host_bytes(plan, 1, host.has_master) < REMARKABLE_BYTES:
         return ""
     return (
-        f"{count} ranks on host {host.name} each hold {scheme_bytes(plan.sums_kind, plan.sums) / 1e9:,.2f} GB "
+        f"{count} ranks on host {host.name} each hold {plan.sums_bytes / 1e9:,.2f} GB "
         f"of sums, {needed / 1e9:,.2f} GB with all else; {_instead(plan, host)}"
     )
 
 
-def _instead(plan: Make3dPlan, host: Host) -> str:
+def _instead(plan: PlannedMemory, host: Host) -> str:
     threads = len(host.ranks) * plan.settings.threads
     one = host_bytes(plan, 1, host.has_master)
     return f"one rank a host with --threads {threads} needs {one / 1e9:,.2f} GB"

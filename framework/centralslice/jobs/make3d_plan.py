@@ -115,13 +115,18 @@ class Make3dPlan:
         kept_maps = itemsize * image**3 if self.has_halves else 0
         sets = 2 if self.has_halves else 1
         written = itemsize * math.prod(self.output_shape) * (3 if self.has_halves else 1)
-        sums = sets * scheme_bytes(self.sums_kind, self.sums)
+        sums = sets * self.sums_bytes
         return BASE_BYTES + sums + kept_maps + max(self._piece_bytes, self.sums.finish_bytes, written)
+
+    @property
+    def sums_bytes(self) -> int:
+        """One set of sums."""
+        return scheme_bytes(self.sums_kind, self.sums)
 
     @property
     def worker_bytes(self) -> int:
         """Largest memory of a rank that only inserts: one set of sums at a time, blocks, interpreter."""
-        return BASE_BYTES + scheme_bytes(self.sums_kind, self.sums) + self._piece_bytes
+        return BASE_BYTES + self.sums_bytes + self._piece_bytes
 
     @property
     def _piece_bytes(self) -> int:
@@ -247,7 +252,7 @@ def plan_make3d(settings: Make3dSettings, registry: Registry, particles: Particl
         source_count=source_count,
         notes=(*particles.notes, *notes, *selection.notes, *ctf_notes),
     )
-    _check_memory(plan.memory_bytes)
+    check_memory(plan.memory_bytes, "--padvol, --pad or --outsize, --precision float32, or --half-maps no")
     return plan
 
 
@@ -368,13 +373,13 @@ def _inputs(settings: Make3dSettings, particles: Particles) -> list[Path]:
     return [settings.input, *particles.image_files, *(path for path in named.values() if path is not None)]
 
 
-def _check_memory(needed: int) -> None:
+def check_memory(needed: int, smaller: str) -> None:
     """Refuse what the machine's memory cannot hold."""
     present = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if needed > present:
         raise ResourceError(
             f"this run needs {needed / 1e9:,.1f} GB of memory, the machine has {present / 1e9:,.1f} GB; "
-            "take a smaller --padvol, --pad or --outsize, --precision float32, or --half-maps no"
+            f"take a smaller {smaller}"
         )
 
 

@@ -1,15 +1,12 @@
-"""What a make3d run made, and the half-map FSC in it."""
+"""What a make3d run made."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from centralslice.conventions import FloatArray, IntArray
+from centralslice.conventions import IntArray
 from centralslice.data.volume import Volume
-from centralslice.fourier.shells import ShellCorrelation, fourier_shell_correlation, soft_sphere
-
-#: Radius and edge of the sphere under which the masked half-map FSC is computed, in boxes.
-SPHERE_RADIUS, SPHERE_EDGE = 0.4, 0.06
+from centralslice.fourier.shells import ShellCorrelation
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,15 +38,3 @@ class Make3dResult:
     sha256: str
     resumed_particles: int = 0
     ranks: int = 1
-
-
-def half_map_fsc(
-    first: FloatArray, second: FloatArray, voxel_size_angst: float
-) -> dict[str, ShellCorrelation]:
-    """FSC of the half maps of the unpadded box, unmasked and under a soft sphere."""
-    size, voxel = first.shape[0], voxel_size_angst
-    sphere = soft_sphere(size, SPHERE_RADIUS * size, SPHERE_EDGE * size).astype(first.dtype)
-    return {
-        "unmasked": fourier_shell_correlation(first, second, voxel),
-        "sphere": fourier_shell_correlation(first, second, voxel, sphere),
-    }

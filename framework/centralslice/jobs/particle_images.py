@@ -183,8 +183,8 @@ class ImageSource:
 class ReadAhead(Generic[Chunk]):
     """Reads the next piece in the background while the present one is worked on; a context manager."""
 
-    def __init__(self, read: Callable[[IntArray], Chunk]) -> None:
-        self._read = read
+    def __init__(self, read: Callable[[IntArray], Chunk], pieces_ahead: int = PIECES_AHEAD) -> None:
+        self._read, self._pieces_ahead = read, pieces_ahead
         self._reader = ThreadPoolExecutor(1)
         self._waiting: dict[bytes, Future[Chunk]] = {}
 
@@ -192,7 +192,7 @@ class ReadAhead(Generic[Chunk]):
         """Begin to read these images; of what was begun and never taken, only the latest is kept."""
         if rows.tobytes() in self._waiting:
             return
-        while len(self._waiting) >= PIECES_AHEAD:
+        while len(self._waiting) >= self._pieces_ahead:
             self._waiting.pop(next(iter(self._waiting))).cancel()
         self._waiting[rows.tobytes()] = self._reader.submit(self._read, rows)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
@@ -127,15 +128,30 @@ def _weights(weight: FloatArray, weighting: str) -> FloatArray:
 
 def half_sets(particles: Particles, rules: SelectionRules) -> IntArray:
     """Half set of each particle, existing or made by ``--split``."""
-    if rules.split is None:
-        return particles.half_set
-    if np.any(particles.half_set > 0):
-        raise SelectionError(f"{particles.source}: has half sets already; leave out --split")
-    count = len(particles)
-    kind, _, seed = rules.split.partition(":")
+    return split_half_sets(particles.half_set, rules.split, particles.source)
+
+
+def split_half_sets(present: IntArray, split: str | None, source: Path) -> IntArray:
+    """Half sets by ``--split``.
+
+    Parameters
+    ----------
+    present
+        (n,) half set of each particle so far; returned as it is without ``split``.
+    split
+        ``random:SEED``, ``parity`` or None.
+    source
+        The metadata file, for messages.
+    """
+    if split is None:
+        return present
+    if np.any(present > 0):
+        raise SelectionError(f"{source}: has half sets already; leave out --split")
+    count = len(present)
+    kind, _, seed = split.partition(":")
     if kind == "parity" and not seed:
         return (1 + np.arange(count) % 2).astype(np.int8)
     if kind == "random" and seed.isdigit():
         order = np.random.default_rng(int(seed)).permutation(count)
         return (1 + order % 2).astype(np.int8)
-    raise ParameterError(f"--split: expected random:SEED or parity, got '{rules.split}'")
+    raise ParameterError(f"--split: expected random:SEED or parity, got '{split}'")

@@ -55,9 +55,9 @@ def resolve_shift_convention(settings: Make3dSettings, registry: Registry) -> tu
 
 def _agreement(settings: Make3dSettings, registry: Registry, convention: ShiftConvention) -> float:
     """Mean FSC of two halves of the first images, read with this convention."""
+    from centralslice.jobs.half_map_fsc import half_map_fsc
     from centralslice.jobs.make3d import run_halves
     from centralslice.jobs.make3d_plan import plan_make3d, read_particles
-    from centralslice.jobs.make3d_result import half_map_fsc
 
     with TemporaryDirectory() as folder:
         trial = replace(

@@ -15,7 +15,7 @@ import numpy as np
 from centralslice.abc.reconstructor import NextPass, PassContext, Seed
 from centralslice.conventions import FloatArray, IntArray
 from centralslice.data.slices import SliceBatch, Sums
-from centralslice.errors import CheckpointError
+from centralslice.errors import CheckpointError, ParameterError
 from centralslice.jobs.accumulation import Accumulation, SliceSource
 from centralslice.jobs.finish_maps import FinishWatch, MapFinisher, kept_scheme
 from centralslice.jobs.finish_plan import FinishPlan
@@ -111,6 +111,24 @@ class SumsRun:
         if self.is_master and finishing.sums.passes > 1:
             self.when_complete()
         return self._present(maps)
+
+    def sums_only(self) -> dict[str, FloatArray]:
+        """Sum everything and tell who waits for it; no maps. Collective.
+
+        Raises
+        ------
+        ParameterError
+            If the reconstructor needs its map for a second pass.
+        """
+        if self.finishing.sums.passes > 1:
+            name = self.finishing.reconstructor.plugin_name
+            raise ParameterError(f"--no-recon: mode {name} needs its map for the next pass; leave it out")
+        context = self._context()
+        for label, rows in self._stage_rows().items():
+            self._insert(label, rows, context)
+        if self.is_master:
+            self.when_complete()
+        return {}
 
     def planned_blocks(self) -> dict[str, int]:
         """Label of every stage to its number of blocks; of a reconstructor with several passes, those begun."""

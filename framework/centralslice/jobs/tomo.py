@@ -1,0 +1,267 @@
+"""tomo: tilt series and particles in them in, maps out; on one process, or on every rank of an MPI world."""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from centralslice.abc.reader import Reader
+from centralslice.conventions import FloatArray
+from centralslice.data.files import atomic_output
+from centralslice.data.volume import Volume
+from centralslice.errors import ParameterError, SelectionError
+from centralslice.fourier.shells import ShellCorrelation
+from centralslice.jobs.finish_maps import FinishWatch
+from centralslice.jobs.finish_plan import finish_record
+from centralslice.jobs.half_map_fsc import half_map_fsc
+from centralslice.jobs.make3d_identity import FINISH, IMAGES, JOB, ROWS
+from centralslice.jobs.oversight import RunOverseer
+from centralslice.jobs.particle_images import ReadAhead
+from centralslice.jobs.run_tools import Launch, RankTools, RunKind, StoppedRun, notify, open_tools
+from centralslice.jobs.sums_run import SumsJob, SumsRun
+from centralslice.jobs.tilt_images import TiltImages
+from centralslice.jobs.tomo_identity import image_files, particle_identities, tomo_fingerprint
+from centralslice.jobs.tomo_outputs import SideWriter, tomogram_table, written_maps
+from centralslice.jobs.tomo_plan import TomoPlan, block_count, volume_options
+from centralslice.jobs.tomo_slices import TiltSlices, WindowReader
+from centralslice.plugin.registry import Registry
+from centralslice.report.fsc import write_fsc
+from centralslice.runtime.checkpoint_merge import OPTIONAL
+from centralslice.runtime.communicator import MASTER
+from centralslice.runtime.manifest import array_sha256, write_manifest
+from centralslice.runtime.schedule import StopRun
+from centralslice.runtime.staging import staged_outputs
+
+#: Pieces whose windows are cut in the background.
+PIECES_AHEAD = 1
+
+
+@dataclass(frozen=True, slots=True)
+class TomoResult:
+    """What a run made.
+
+    Attributes
+    ----------
+    fsc
+        Half-map FSC by name; empty without half sets.
+    blank
+        How many windows of equal pixels were left out.
+    timings_s
+        Seconds of each part.
+    sha256
+        Label to SHA-256 of the map's values, before cropping and taper.
+    resumed_particles
+        Taken over from a checkpoint.
+    ranks
+        That worked.
+    """
+
+    fsc: dict[str, ShellCorrelation]
+    blank: int
+    timings_s: dict[str, float]
+    sha256: dict[str, str]
+    resumed_particles: int
+    ranks: int
+
+
+def run_tomo(plan: TomoPlan, registry: Registry, launch: Launch) -> TomoResult | None:
+    """Compute and write everything the plan names; the result on the master, None on workers. Collective.
+
+    With ``stop_after_sums`` only the checkpoint with all sums is written, and the result has no maps.
+
+    Raises
+    ------
+    StoppedRun
+        If a signal asked to stop and a checkpoint was written.
+    """
+    settings = plan.settings
+    notify(registry, "centralslice_run_started", command=launch.command, settings=asdict(settings))
+    started = time.perf_counter()
+    master = launch.communicator.rank == MASTER
+    with _output_folder(plan.outputs.folder, master), staged_outputs() as stage:
+        sides = SideWriter(
+            plan.finishing.reconstructor, plan.outputs, plan.writer,
+            plan.finishing.geometry.voxel_size_angst, stage,
+        )  # fmt: skip
+        watch = FinishWatch(
+            lambda label: notify(registry, "centralslice_before_finish", label=label), sides.sides, sides.keep
+        )
+        with _run(plan, registry, launch, watch) as (run, tools):
+            if settings.keep_checkpoints:
+                run.when_complete = partial(_keep_complete, plan, run, tools.overseer, launch.command)
+            try:
+                maps = run.sums_only() if settings.stop_after_sums else run.maps()
+            except StopRun:
+                raise StoppedRun(tools.overseer.stopped_by) from None
+            if not run.is_master:
+                return None
+            result = _result(plan, registry, launch, run, maps, started)
+            if maps:
+                _write(plan, registry, launch, maps, result, stage)
+            if tools.store is not None and not settings.keep_checkpoints:
+                tools.store.remove()
+    for label in plan.outputs.labels if maps else ():
+        notify(registry, "centralslice_map_written", label=label, path=plan.outputs.map(label))
+    return result
+
+
+@contextmanager
+def _output_folder(folder: Path, master: bool) -> Iterator[None]:
+    """The folder exists meanwhile; it is taken away again if nothing came to be in it."""
+    if not master:
+        yield
+        return
+    made = not folder.exists()
+    folder.mkdir(exist_ok=True)
+    try:
+        yield
+    finally:
+        if made:
+            with suppress(OSError):  # not empty: something was written
+                folder.rmdir()
+
+
+@contextmanager
+def _run(
+    plan: TomoPlan, registry: Registry, launch: Launch, watch: FinishWatch
+) -> Iterator[tuple[SumsRun, RankTools]]:
+    """Open what a rank works with and wire it up."""
+    settings, finishing, particles = plan.settings, plan.finishing, plan.particles
+    passes = finishing.sums.passes
+    total = len(particles) * passes * (1 if passes == 1 or not finishing.halves else 2)
+    kind = RunKind(lambda: tomo_fingerprint(plan), total, block_count(plan))
+    with open_tools(settings, kind, registry, launch.communicator) as tools, TiltImages(registry) as images:
+        reader = WindowReader(plan.slicing, images)
+        with ReadAhead(reader.read, PIECES_AHEAD) as ahead:
+            source = TiltSlices(plan.slicing, ahead, plan.block_slices, plan.piece_slices, plan.largest_piece)
+            job = SumsJob(
+                finishing, particles.half_set, watch=watch, master_works=settings.master_works,
+                quanta_of=settings.quanta_of, spill_folder=settings.output if plan.spill else None,
+            )  # fmt: skip
+            yield SumsRun(job, source, tools), tools
+
+
+def _result(
+    plan: TomoPlan, registry: Registry, launch: Launch, run: SumsRun, maps: dict[str, FloatArray],
+    started: float,
+) -> TomoResult:  # fmt: skip
+    fsc: dict[str, ShellCorrelation] = {}
+    if "half1" in maps:
+        voxel = plan.finishing.geometry.voxel_size_angst
+        mask = _fsc_mask(plan, registry, len(maps["half1"]))
+        fsc = half_map_fsc(maps["half1"], maps["half2"], voxel, mask)
+    for label, data in maps.items():
+        if not np.all(np.isfinite(data)):
+            raise ParameterError(
+                f"the {label} map has values that are not finite numbers; take --precision float64"
+            )
+    if maps and not np.any(maps["merged"]):
+        raise SelectionError(
+            f"{plan.settings.source}: the map is zero everywhere; no window had a weight above zero"
+        )
+    timings = {**run.timings, "compute": time.perf_counter() - started}
+    hashes = {label: array_sha256(data) for label, data in maps.items()}
+    return TomoResult(
+        fsc, len(run.stages.memory.blank), timings, hashes, run.stages.resumed_particles,
+        launch.communicator.size,
+    )  # fmt: skip
+
+
+def _fsc_mask(plan: TomoPlan, registry: Registry, box: int) -> FloatArray | None:
+    """The mask of --fsc, of the box that the maps have."""
+    path = plan.settings.fsc_mask
+    if path is None:
+        return None
+    reader: Reader = registry.reader_for(path, "volume")
+    data = reader.read_volume(path).data
+    if data.shape != (box,) * 3:
+        got = "×".join(map(str, reversed(data.shape)))
+        raise ParameterError(f"--fsc: {path} has {got} voxels; expected {box}×{box}×{box} as the half maps")
+    return np.asarray(data, plan.finishing.geometry.precision)
+
+
+def _write(
+    plan: TomoPlan, registry: Registry, launch: Launch, maps: dict[str, FloatArray], result: TomoResult,
+    stage: Any,
+) -> None:  # fmt: skip
+    """Write maps, curves, tables and manifest under their staged names."""
+    outputs, finishing = plan.outputs, plan.finishing
+    voxel = finishing.geometry.voxel_size_angst
+    for path, data in written_maps(outputs, maps, plan.settings, finishing.output_shape[0]).items():
+        plan.writer.write_volume(stage(path), Volume(data, voxel), volume_options(plan.settings))
+    if result.fsc:
+        write_fsc(stage(outputs.fsc_table), stage(outputs.fsc_plot), result.fsc, registry)
+    table = outputs.tomograms
+    registry.writer_for(table, "table").write_tables(
+        stage(table), {"tomograms": tomogram_table(plan.selection)}
+    )
+    if outputs.note:
+        with atomic_output(stage(outputs.note_file)) as temporary:
+            temporary.write_text(f"Command:\n\n{launch.command}\n")
+    write_manifest(stage(outputs.manifest), _facts(plan, launch, result), _inputs(plan))
+
+
+def _inputs(plan: TomoPlan) -> list[Path]:
+    settings = plan.settings
+    named = (settings.optimisation_set, settings.tomograms, settings.trajectories, plan.particles.source)
+    return [*dict.fromkeys(path for path in named if path is not None), *image_files(plan.particles)[:100]]
+
+
+def _facts(plan: TomoPlan, launch: Launch, result: TomoResult) -> dict[str, Any]:
+    selection = plan.selection
+    return {
+        "command": launch.command,
+        "settings": asdict(plan.settings),
+        "reconstructor": repr(plan.finishing.reconstructor),
+        "particles": {"used": len(selection.particles), "dropped": selection.dropped_particles},
+        "windows": {
+            "used": int(selection.counts.sum()) - result.blank,
+            "dropped": {**selection.dropped_tilts, "all pixels equal": result.blank},
+        },
+        "notes": plan.notes,
+        "ctf": plan.finishing.ctf_modes,
+        "symmetry": plan.finishing.symmetry,
+        "sums": plan.finishing.sums_kind,
+        "resolution_angst": {
+            name: {"0.5": curve.resolution(0.5), "0.143": curve.resolution(0.143)}
+            for name, curve in result.fsc.items()
+        },
+        "map_sha256": result.sha256,
+        "resumed_particles": result.resumed_particles,
+        "ranks": result.ranks,
+        "planned_memory_bytes": plan.memory_bytes,
+        "planned_sums_bytes": plan.sums_bytes,
+        "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "timings_s": result.timings_s,
+        "outputs": plan.outputs.all(),
+    }
+
+
+def _keep_complete(plan: TomoPlan, run: SumsRun, overseer: RunOverseer, command: str) -> None:
+    """A last checkpoint with all sums, what finishing needs, and which particles are in it."""
+    particles, done = plan.particles, run.stages.completed_shard()
+    lists = {
+        IMAGES: particle_identities(particles),
+        ROWS: np.sort(particles.source_row).astype(np.int64),
+    }
+    job = {
+        "command": command,
+        "input": str(plan.settings.source),
+        "particles": len(particles),
+        "source_count": plan.source_count,
+        "weight": float(plan.selection.counts.sum()),
+        "dropped": plan.selection.dropped_particles,
+        "zero_variance_rows": [],
+        "zero_variance_images": len(run.stages.memory.blank),
+        "notes": list(plan.notes),
+    }
+    facts = {FINISH: finish_record(plan.finishing), JOB: job, OPTIONAL: ["none"]}
+    overseer.keep_complete(replace(done, state={**done.state, **lists}), facts)
