@@ -34,26 +34,30 @@ def no_images(tilts: int) -> TiltImages:
     return TiltImages((), np.zeros(tilts, np.int64), np.zeros(tilts, np.int64), (0, 0))
 
 
-def tilt_images(tomograms: StarTable, row: int, tilts: StarTable, finder: FileFinder) -> TiltImages | None:
+def tilt_images(
+    tomograms: StarTable, row: int, tilts: StarTable, finder: FileFinder, required: bool
+) -> TiltImages:
     """The images of one series, all headers read.
 
-    The tomogram's own ``rlnTomoTiltSeriesName`` counts before ``rlnMicrographName`` of its tilts.
-
-    Returns
-    -------
-        None if a file is nowhere; :func:`require_images` says which.
+    The tomogram's own ``rlnTomoTiltSeriesName`` counts before ``rlnMicrographName`` of its tilts. If a file is
+    nowhere and they are not required there are no images at all.
 
     Raises
     ------
+    FileMissingError
+        If a file is nowhere and they are required.
     FormatError
         If a name is none, a file holds no such image, or the images differ in size.
     """
+    if not required and _STACK not in tomograms and _IMAGE not in tilts:
+        return no_images(len(tilts))
     names, numbers, plain, named_by = _names(tomograms, row, tilts)
     distinct = {name: place for place, name in enumerate(dict.fromkeys(names))}
-    found = [finder.find_or_none(name, named_by, "a tilt image") for name in distinct]
+    look = finder.find if required else finder.find_or_none
+    found = [look(name, named_by, "the tilt image file") for name in distinct]
     files = tuple(path for path in found if path is not None)
     if len(files) < len(found):
-        return None
+        return no_images(len(tilts))
     places = np.array([distinct[name] for name in names], np.int64)
     headers = [image_header(path) for path in files]
     for tilt, (place, number) in enumerate(zip(places.tolist(), numbers.tolist(), strict=True)):
@@ -72,17 +76,6 @@ def tilt_images(tomograms: StarTable, row: int, tilts: StarTable, finder: FileFi
                 f"{_shown(headers[place][1])}, {files[places[0]]} has {_shown(headers[places[0]][1])} pixels"
             )
     return TiltImages(files, places, numbers, headers[places[0]][1])
-
-
-def require_images(tomograms: StarTable, row: int, tilts: StarTable, finder: FileFinder) -> TiltImages:
-    """As :func:`tilt_images`; raises FileMissingError naming a file that is nowhere."""
-    images = tilt_images(tomograms, row, tilts, finder)
-    if images is not None:
-        return images
-    names, _, _, named_by = _names(tomograms, row, tilts)
-    for name in dict.fromkeys(names):
-        finder.find(name, named_by, "the tilt image file")
-    raise AssertionError  # one of them was not there a moment ago
 
 
 def image_header(path: Path) -> tuple[int, tuple[int, int]]:

@@ -15,12 +15,7 @@ from centralslice.data.tilt_series import TiltSeries
 from centralslice.errors import FormatError
 from centralslice_plugins.formats import relion_tomo_tilts as tilts
 from centralslice_plugins.formats.relion_tomo_files import FileFinder
-from centralslice_plugins.formats.relion_tomo_images import (
-    TiltImages,
-    no_images,
-    require_images,
-    tilt_images,
-)
+from centralslice_plugins.formats.relion_tomo_images import TiltImages, tilt_images
 from centralslice_plugins.formats.star import StarFile, StarTable, read_star
 
 PIXEL = "rlnTomoTiltSeriesPixelSize"
@@ -223,13 +218,9 @@ class SeriesReader:
 
     def _images(self, row: int, rows: StarTable) -> TiltImages:
         table = self.tomograms.table
-        if not self.extracted:
-            return require_images(table, row, rows, self.finder)
-        named = "rlnTomoTiltSeriesName" in table or "rlnMicrographName" in rows
-        images = tilt_images(table, row, rows, self.finder) if named else None
-        if images is None:
+        images = tilt_images(table, row, rows, self.finder, required=not self.extracted)
+        if not images.files:
             self.without_images.append(str(table.texts("rlnTomoName")[row]))
-            return no_images(len(rows))
         return images
 
     def _size(self, row: int, by_matrices: bool) -> tuple[int, int, int]:
