@@ -136,6 +136,12 @@ def test_a_matrix_that_is_none_is_named_with_its_row(project, refused, axis, tex
     assert wanted in refused()
 
 
+def test_matrices_that_only_turn_do_not_say_where_windows_are_cut(project, refused):
+    eye = {"X": "[1,0,0,0]", "Y": "[0,1,0,0]", "Z": "[0,0,1,0]", "W": "[0,0,0,1]"}
+    project.tilts["A"] |= {f"rlnTomoProj{axis}": [row] * 3 for axis, row in eye.items()}
+    assert "A.star: block 'A': the matrices _rlnTomoProjX … W only turn and shift nothing" in refused()
+
+
 def test_three_of_four_rows_of_matrices_are_refused(project, refused):
     project.tilts["A"] |= {f"rlnTomoProj{axis}": ["[1,0,0,0]"] * 3 for axis in "XYZ"}
     assert "has no _rlnTomoProjW, but other rows of the projection matrices" in refused()

@@ -140,6 +140,12 @@ class SeriesReader:
         size = self._size(row, by_matrices)
         if by_matrices:
             projections = tilts.matrices(rows)
+            if not self.extracted and not projections[:, :3, 3].any():
+                raise FormatError(
+                    f"{rows.source}: block '{rows.block}': the matrices _rlnTomoProjX … W only turn and shift "
+                    "nothing (as in WarpTools' exports): where particles are in tilt images is not known; use "
+                    "extracted 2D stacks"
+                )
             if tilts.has_angles(rows):
                 self.overridden.append(name)
         else:
