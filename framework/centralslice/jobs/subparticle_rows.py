@@ -9,12 +9,14 @@ rotation that takes c to +z (``--align-z``), else 1.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 
 from centralslice.conventions import BoolArray, FloatArray, IntArray
 from centralslice.data.particles import Particles
+from centralslice.geometry.eulers import relion_to_matrices
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +51,7 @@ class Candidates:
 
 @dataclass(frozen=True, slots=True)
 class Parents:
-    """Poses of some parents: ``numbers`` (p,), ``rotations`` (p, 3, 3), ``shifts_angst`` (p, 2), ``pixels_angst`` (p,)."""
+    """Some parents: ``numbers`` (p,), ``rotations`` (p, 3, 3), ``shifts_angst`` (p, 2), ``pixels_angst`` (p,)."""
 
     numbers: IntArray
     rotations: FloatArray
@@ -134,12 +136,11 @@ def rows_of(parents: Parents, candidates: Candidates, choice: IntArray) -> Rows:
     choice
         (p, k) numbers of the candidates each parent gives, in order.
     """
-    count, each = choice.shape
+    each = choice.shape[1]
     flat = choice.ravel()
-    centre = np.einsum("cij,cj->ci", candidates.rotations, candidates.centres_angst)
-    centre = centre + candidates.translations_angst
+    centre = _times(candidates.rotations, candidates.centres_angst) + candidates.translations_angst
     views = np.repeat(parents.rotations, each, axis=0)
-    placed = np.einsum("mij,mj->mi", views, centre[flat])
+    placed = _times(views, centre[flat])
     pixels = np.repeat(parents.pixels_angst, each)[:, None]
     position = (placed[:, :2] + np.repeat(parents.shifts_angst, each, axis=0)) / pixels
     move = -round_half_away(position) if candidates.recentred else np.zeros(position.shape, np.int64)
@@ -148,6 +149,50 @@ def rows_of(parents: Parents, candidates: Candidates, choice: IntArray) -> Rows:
         np.repeat(parents.numbers, each), flat, views @ turned[flat], position, move, position + move,
         placed[:, 2], _directions(views, placed),
     )  # fmt: skip
+
+
+def _times(matrices: FloatArray, vectors: FloatArray) -> FloatArray:
+    """(m, 3, 3) times (m, 3), summed in one order: a row's values do not depend on how many there are."""
+    first = matrices[:, :, 0] * vectors[:, None, 0] + matrices[:, :, 1] * vectors[:, None, 1]
+    result: FloatArray = first + matrices[:, :, 2] * vectors[:, None, 2]
+    return result
+
+
+def make_candidates(
+    operators: tuple[IntArray, FloatArray, FloatArray], centres_angst: FloatArray, *, recentred: bool = True,
+    align_z: bool = False,
+) -> Candidates:  # fmt: skip
+    """Every operator with every centre.
+
+    Parameters
+    ----------
+    operators
+        Numbers (n,), rotations (n, 3, 3) and translations (n, 3) in Å.
+    centres_angst
+        (c, 3) in the map.
+    recentred
+        Whether sub-particles are moved to the centre of their images.
+    align_z
+        Turn their frame so that the centre's direction is +z.
+    """
+    numbers, rotations, translations = operators
+    count, order = len(centres_angst), len(numbers)
+    frames = np.array([_to_z(centre) if align_z else np.eye(3) for centre in centres_angst])
+    return Candidates(
+        np.repeat(numbers, count), np.tile(np.arange(count), order), np.repeat(rotations, count, axis=0),
+        np.repeat(translations, count, axis=0), np.tile(centres_angst, (order, 1)),
+        np.tile(frames, (order, 1, 1)), recentred,
+    )  # fmt: skip
+
+
+def _to_z(centre: FloatArray) -> FloatArray:
+    """A rotation that takes the direction of a point to +z; the identity for the origin."""
+    x, y, z = centre.tolist()
+    if math.sqrt(x * x + y * y + z * z) < 1e-6:
+        return np.eye(3)
+    rot, tilt = math.degrees(math.atan2(y, x)), math.degrees(math.atan2(math.hypot(x, y), z))
+    frame: FloatArray = relion_to_matrices(rot, tilt, 0.0)[0]
+    return frame
 
 
 def _directions(views: FloatArray, placed: FloatArray) -> FloatArray:

@@ -16,6 +16,8 @@ Centring: TypeAlias = Literal["density", "mask", "none"] | tuple[float, float, f
 #: +1, −1 or 0 (no change), or found from the images.
 Hand: TypeAlias = Literal["1", "-1", "0", "auto"]
 
+#: ``--output`` was not given: the refinement's own name is taken.
+NO_OUTPUT = Path()
 #: Parents whose gain curves are looked at, for each optics group and half set.
 PASS_ONE_PARENTS = 2000
 
@@ -30,8 +32,8 @@ class MaskSettings:
         Soft mask of the part that is kept (``--subunitmask``), or None.
     subtract
         Soft mask of the part that is subtracted, in its place (``--subtractmask``), or None.
-    everything
-        ``--maskall``: a file, ``none``, or None for what the refinement says.
+    whole
+        Whether the mask of the whole particle bounds what is subtracted (not with ``--maskall none``).
     outer
         Mask for ``--masked`` in place of the kept part (``--outermask``), or None.
     masked
@@ -42,7 +44,7 @@ class MaskSettings:
 
     keep: Path | None = None
     subtract: Path | None = None
-    everything: str | None = None
+    whole: bool = True
     outer: Path | None = None
     masked: Literal["no", "soft", "hard"] = "no"
     dilate_px: float | None = None
@@ -145,7 +147,8 @@ class CropSettings:
     Attributes
     ----------
     centre
-        Their centre in the map: of density in the kept mask, of the mask, x y z in pixels, or no recentring.
+        Their centre in the map: of density in the kept mask, of the mask, x y z from the centre voxel (in voxels,
+        or in Å with ``centre_in_angst``), or no recentring.
     new_box
         Pixels; −1: as the parent; None: from the kept part (``auto``).
     subpixel
@@ -157,6 +160,7 @@ class CropSettings:
     """
 
     centre: Centring = "density"
+    centre_in_angst: bool = False
     new_box: int | None = -1
     subpixel: bool = False
     fill: Fill = "mean"
@@ -170,7 +174,7 @@ class SubparticleSettings:
     """Everything the user chose; see ``centralslice subparticles --help``."""
 
     source: SourceRequest
-    output: Path | None = None
+    output: Path = NO_OUTPUT
     masks: MaskSettings = field(default_factory=MaskSettings)
     copies: CopySettings = field(default_factory=CopySettings)
     filters: FilterSettings = field(default_factory=FilterSettings)

@@ -1,0 +1,279 @@
+"""What a subparticles run will do: particles, copies, masks, boxes and files, decided before any image is read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from centralslice.conventions import BoolArray, IntArray
+from centralslice.data.particles import Particles
+from centralslice.errors import ParameterError, SelectionError
+from centralslice.fourier.prepare import CtfMode
+from centralslice.jobs.particle_images import StackPool, check_stacks
+from centralslice.jobs.subparticle_design import Design, make_design
+from centralslice.jobs.subparticle_files import SubparticleFiles, check_files, output_stack, plan_files
+from centralslice.jobs.subparticle_filters import MOST_MISSING, passing
+from centralslice.jobs.subparticle_rows import Rows, choices, parents_of, rows_of
+from centralslice.jobs.subparticle_settings import SubparticleSettings
+from centralslice.jobs.subparticle_source import SubparticleSource, read_source
+from centralslice.plugin.registry import Registry
+from centralslice.runtime.threads import Threads
+
+#: Images of a block of parents and of their sub-particles take about this.
+BLOCK_BYTES = 48 << 20
+#: Parents in a block at most.
+MOST_PARENTS = 64
+#: Parents whose geometry is worked out at a time.
+CHUNK = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Which sub-particles there are and where each lies in the stack.
+
+    Attributes
+    ----------
+    choice
+        (n, k) candidate of each place of each parent; (1, k) where all parents have the same.
+    kept
+        (n, k) whether it is written.
+    first
+        (n + 1,) number of the first sub-particle of each parent.
+    outside
+        Numbers of sub-particles (parent, candidate) that are mostly outside their parents' images.
+    filtered
+        How many the filters left out.
+    """
+
+    choice: IntArray
+    kept: BoolArray
+    first: IntArray
+    outside: IntArray
+    filtered: int
+
+    @property
+    def total(self) -> int:
+        """Sub-particles that are written."""
+        return int(self.first[-1])
+
+    def chosen(self, parents: IntArray) -> IntArray:
+        """(p, k) candidates of these parents."""
+        if len(self.choice) == 1:
+            return np.broadcast_to(self.choice, (len(parents), self.choice.shape[1]))
+        return self.choice[parents]
+
+    def numbers(self, parents: IntArray) -> IntArray:
+        """(p, k) place of each sub-particle in the stack, −1 for those left out."""
+        kept = self.kept[parents]
+        places = self.first[parents][:, None] + np.cumsum(kept, axis=1) - 1
+        result: IntArray = np.where(kept, places, -1)
+        return result
+
+
+@dataclass(frozen=True, slots=True)
+class SubparticlePlan:
+    """Everything that is decided.
+
+    Attributes
+    ----------
+    settings, source, particles
+        Options, refinement, and its particles that are used.
+    files
+        Outputs.
+    design
+        Copies, centre, masks' numbers.
+    layout
+        Which sub-particles.
+    parent_box, new_box
+        Sizes of images in pixels.
+    ctf_modes
+        How the CTF enters, for each optics group.
+    phase_flipped
+        Whether the images' phases were flipped.
+    block_parents
+        Parents of a block.
+    rows
+        (n,) numbers of the used particles in the source.
+    notes
+        What the user should know.
+    """
+
+    settings: SubparticleSettings
+    source: SubparticleSource
+    particles: Particles
+    files: SubparticleFiles
+    design: Design
+    layout: Layout
+    parent_box: int
+    new_box: int
+    ctf_modes: tuple[CtfMode, ...]
+    block_parents: int
+    rows: IntArray
+    notes: tuple[str, ...] = ()
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def halves(self) -> tuple[int, ...]:
+        """Half sets in the order they are worked on."""
+        return tuple(half for half in (1, 2, 0) if np.any(self.particles.half_set == half))
+
+    def map_of(self, half: int) -> Path:
+        """The reference map of a half set."""
+        maps = self.source.maps
+        return maps[half] if half in maps else maps[0]
+
+    def rows_of(self, parents: IntArray) -> Rows:
+        """The written sub-particles of these parents, in order."""
+        layout = self.layout
+        made = rows_of(parents_of(self.particles, parents), self.design.candidates, layout.chosen(parents))
+        return made.take(layout.kept[parents].ravel())
+
+    def lines(self) -> list[str]:
+        """The plan for the user."""
+        design, layout, settings = self.design, self.layout, self.settings
+        centre = ", ".join(f"{value:.1f}" for value in design.centre_angst)
+        listed = [
+            f"parents    {len(self.particles):,} of {self.source.particles.source} ({self.source.dialect})",
+            f"symmetry   {design.symmetry}, {len(design.candidates)} sub-particles a parent"
+            + (
+                f", which have symmetry of order {design.stabiliser_order}"
+                if design.stabiliser_order > 1
+                else ""
+            ),
+            f"copies     {layout.total:,} sub-particles, {layout.filtered:,} filtered, "
+            f"{len(layout.outside):,} mostly outside ({settings.crop.edge})",
+            f"centre     {centre} Å from the map's centre",
+            f"box        {self.parent_box} -> {self.new_box} pixels",
+            f"CTF        {', '.join(sorted(set(self.ctf_modes)))}",
+            f"gain       {settings.subtraction.scale_mode}",
+        ]
+        listed += [f"{name:<10} {text}" for name, text in design.summary.items()]
+        listed += [f"note       {note}" for note in self.notes]
+        return [*listed, *(f"output     {path}" for path in self.files.all())]
+
+
+def plan_subparticles(settings: SubparticleSettings, registry: Registry) -> SubparticlePlan:
+    """Decide everything; on one process. Maps and masks are read, images are not.
+
+    Raises
+    ------
+    InputError
+        For whatever would make the run fail or its result wrong.
+    """
+    source = read_source(settings.source, registry)
+    particles, rows = _used(source, settings)
+    eman2 = source.dialect in ("refine", "r3d")
+    stack = output_stack(settings, source.stem, eman2)
+    settings = replace(settings, output=stack)
+    invariant = settings.invariant or ("auto" if eman2 and not settings.debug_strips else "none")
+    settings = replace(settings, invariant=invariant)
+    files = plan_files(
+        settings, stack, lists=eman2 or stack.suffix.lower() == ".hdf", invariants=invariant != "none"
+    )
+    inputs = [particles.source, *particles.image_files, *source.maps.values()]
+    check_files(files, inputs, settings.force, registry)
+    with StackPool(particles.image_files, registry) as pool:
+        box = particles.optics[0].box_size or 0
+        if not settings.expand_only:
+            box = check_stacks(particles, pool).shape[0]
+    modes, notes = _ctf_modes(particles, source, settings)
+    with Threads(settings.threads) as threads:
+        design = make_design(settings, source, particles, box, registry, threads.map)
+    layout = _layout(particles, design, settings, box)
+    if not layout.total:
+        raise SelectionError(f"{particles.source}: no sub-particle is left after the filters")
+    each = design.candidates_a_parent(settings)
+    images = 4 * (2 * box * box + each * design.new_box**2)
+    block = max(1, min(MOST_PARENTS, BLOCK_BYTES // max(images, 1)))
+    return SubparticlePlan(
+        settings=settings, source=source, particles=particles, files=files, design=design, layout=layout,
+        parent_box=box, new_box=design.new_box, ctf_modes=modes, block_parents=int(block), rows=rows,
+        notes=(*source.notes, *notes, *design.notes),
+    )  # fmt: skip
+
+
+def _used(source: SubparticleSource, settings: SubparticleSettings) -> tuple[Particles, IntArray]:
+    """The particles to work on, in their order, and their numbers in the source."""
+    rows = np.arange(len(source.particles))
+    if settings.only_used:
+        if source.used is None:
+            raise ParameterError(
+                f"--only-used: {source.particles.source} does not say which particles its map was made of"
+            )
+        rows = np.flatnonzero(source.used)
+    if not len(rows):
+        raise SelectionError(f"{source.particles.source}: no particle is left")
+    return (source.particles if len(rows) == len(source.particles) else source.particles.take(rows)), rows
+
+
+def _ctf_modes(
+    particles: Particles, source: SubparticleSource, settings: SubparticleSettings
+) -> tuple[tuple[CtfMode, ...], list[str]]:
+    """How the CTF enters for each optics group, and why."""
+    asked, modes, notes = settings.subtraction.ctf, [], []
+    flipped = settings.subtraction.phase_flipped
+    flipped = source.phase_flipped if flipped is None else flipped
+    for group in particles.optics:
+        usable = particles.ctf is not None and group.voltage_kv > 0
+        mode: CtfMode
+        if asked != "auto":
+            if asked != "none" and not usable:
+                raise ParameterError(
+                    f"--ctf {asked}: {particles.source} has no defocus or no voltage for optics group "
+                    f"'{group.name}'; use --ctf none"
+                )
+            if asked in ("full", "flipped") and group.ctf_premultiplied:
+                raise ParameterError(
+                    f"--ctf {asked}: the images of optics group '{group.name}' are CTF-multiplied already; "
+                    "use --ctf auto"
+                )
+            mode = asked
+        else:
+            mode, reason = _automatic(usable, group.ctf_premultiplied, flipped)
+            notes.append(f"CTF of '{group.name}': {mode}, because {reason} (--ctf auto)")
+        modes.append(mode)
+    return tuple(modes), notes
+
+
+def _automatic(usable: bool, premultiplied: bool, flipped: bool | None) -> tuple[CtfMode, str]:
+    if not usable:
+        return "none", "the metadata have no defocus or no voltage"
+    if premultiplied:
+        return "premultiplied", "the metadata say that the images are CTF-multiplied"
+    if flipped:
+        return "flipped", "the images are phase flipped"
+    return "full", "the metadata have defocus and microscope"
+
+
+def _layout(particles: Particles, design: Design, settings: SubparticleSettings, box: int) -> Layout:
+    """Which sub-particles are written, decided by geometry alone, a chunk of parents at a time."""
+    copies, crop, count = settings.copies, settings.crop, len(particles)
+    every = len(design.candidates)
+    same = not (copies.relax_sym or copies.randomize)
+    kept, chosen, outside, filtered = [], [], [], 0
+    for start in range(0, count, CHUNK):
+        numbers = np.arange(start, min(start + CHUNK, count))
+        choice = choices(numbers, every, copies.relax_sym, copies.randomize, copies.seed)
+        parents = parents_of(particles, numbers)
+        rows = rows_of(parents, design.candidates, choice)
+        good = passing(
+            rows, choice.shape[1], np.repeat(parents.pixels_angst, choice.shape[1]), settings.filters
+        )
+        filtered += int(np.count_nonzero(~good))
+        if not settings.expand_only:
+            away = good & (rows.missing(box, design.new_box) > MOST_MISSING)
+            outside.append(np.stack([rows.parent[away], rows.candidate[away]], axis=1))
+            if crop.edge == "drop":
+                good &= ~away
+        kept.append(good.reshape(choice.shape))
+        chosen.append(choice[:1] if same else choice)
+    all_kept = np.concatenate(kept)
+    first = np.concatenate([[0], np.cumsum(all_kept.sum(axis=1))]).astype(np.int64)
+    return Layout(
+        chosen[0] if same else np.concatenate(chosen), all_kept, first,
+        np.concatenate([np.empty((0, 2), np.int64), *outside]), filtered,
+    )  # fmt: skip
