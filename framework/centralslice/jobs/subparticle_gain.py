@@ -2,8 +2,8 @@
 
 The image is modelled as ``I = b_p g(R) M + noise``, M the projection of the map with CTF, R = ⌊√(kx² + ky²)⌋.
 
-    g(R)  = Σ_p Σ_ring Re(I M*) / Σ_p Σ_ring |M|²,   mean of three rings
-    σ²(R) = noise power per mode / (2 Σ_p Σ_ring |M|²)
+    g(R)  = Σ_p β_p Σ_ring Re(I M*) / Σ_p β_p² Σ_ring |M|²,   mean of three rings, β_p = b_p / median
+    σ²(R) = noise power per mode / (2 Σ_p β_p² Σ_ring |M|²)
     Rc    = first R >= 2 where g < 3 σ;  g = 0 from there, g(0) = g(1)
     b_p   = Σ Re(I (g M)*) / Σ |g M|²  over 1 <= R < Rc, shrunk towards the group's median
 
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -32,6 +32,10 @@ SIGNIFICANCE = 3.0
 SMALLEST_SCALE, LARGEST_SCALE = 0.2, 5.0
 #: A median absolute deviation of a normal distribution is 1 / 1.4826 of its standard deviation.
 _MAD_TO_SIGMA = 1.4826
+#: Curve and scales are fitted in turn this often after the first curve.
+_PASSES = 3
+#: Particles whose scale is this many standard deviations (and half a median) off do not count for the group.
+_FAR = 6.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,27 +142,48 @@ def fit_gain(statistics: RingStatistics, mode: ScaleMode, size: int) -> GroupGai
     """
     if mode in ("none", "eman") or len(statistics.rows) == 0:
         return unit_gain(size, mode)
-    cross, model, power = statistics.values.sum(axis=0)
+    everything = statistics
+    gain = _fit_curve(statistics, np.ones(len(statistics.rows)), mode, size)
+    for _ in range(_PASSES):
+        raw, _variance = _raw_scales(everything, gain)
+        if len(raw) == 0 or not gain.median > 0:
+            break
+        distance = np.abs(raw - gain.median)
+        usual = distance <= _FAR * _MAD_TO_SIGMA * np.median(distance) + 0.5 * gain.median
+        statistics = everything.take(usual)
+        relative = particle_scales(statistics, gain).scale / gain.median
+        gain = _fit_curve(statistics, relative, mode, size)
+    return gain
+
+
+def _fit_curve(statistics: RingStatistics, relative: FloatArray, mode: ScaleMode, size: int) -> GroupGain:
+    """Gain, noise and spread of scales, given each particle's scale relative to the group's median.
+
+    Without the scales their spread would look like noise: particles of other contrast fit the mean badly.
+    """
+    sums = np.einsum("p,psr->sr", relative, statistics.values)
+    cross, power = sums[CROSS], statistics.values[:, POWER].sum(axis=0)
+    model = np.einsum("p,pr->r", relative**2, statistics.values[:, MODEL])
     modes = modes_of_rings(size) * len(statistics.rows)
     gain = np.divide(cross, model, out=np.zeros_like(cross), where=model > 0)
     noise = np.maximum(power - gain * cross, 0.0) / np.maximum(modes, 1.0)
     variance = np.divide(noise, 2 * model, out=np.zeros_like(noise), where=model > 0)
     curve, sigma = _smooth(gain), np.sqrt(_smooth(variance) / 3)
-    used = _smooth((model > 0).astype(np.float64)) == 1
+    used = _smooth((model > 0).astype(np.float64)) > 1 - 1e-6
     weak = ~used | (curve <= SIGNIFICANCE * sigma)
     weak[:2] = False
     cutoff = int(np.argmax(weak)) if weak.any() else len(curve)
     curve = np.ones_like(curve) if mode == "particle" else curve
     curve[0] = curve[1]
     curve[cutoff:] = 0.0
-    unscaled = GroupGain(mode, curve, sigma, noise, cutoff, count=len(statistics.rows))
-    raw, spread = _raw_scales(statistics, unscaled)
+    found = GroupGain(mode, curve, sigma, noise, cutoff, count=len(statistics.rows))
+    raw, spread = _raw_scales(statistics, found)
     if len(raw) == 0:
-        return unscaled
+        return found
     median = float(np.median(raw))
     deviation = _MAD_TO_SIGMA * float(np.median(np.abs(raw - median)))
     true = math.sqrt(max(deviation**2 - float(np.median(spread)), 0.0))
-    return GroupGain(mode, curve, sigma, noise, cutoff, median, true, len(statistics.rows))
+    return replace(found, median=median, spread=true)
 
 
 def particle_scales(statistics: RingStatistics, gain: GroupGain) -> ParticleScales:
