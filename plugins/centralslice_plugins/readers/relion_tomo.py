@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 
 from centralslice.abc.reader import Reader, TiltReadRequest
 from centralslice.conventions import FloatArray, IntArray
-from centralslice.data.tilt_series import TiltParticles
+from centralslice.data.tilt_series import TiltParticles, TiltSeries
 from centralslice.errors import FormatError, SelectionError
 from centralslice_plugins.formats import relion_tomo_particles as rows_of
 from centralslice_plugins.formats.relion_tomo_files import FileFinder, project_files
@@ -42,36 +43,28 @@ class RelionTomoReader(Reader):
         SelectionError
             If no particle is in a tomogram of the table.
         """
-        finder = FileFinder(request.base)
-        files = project_files(request, finder)
-        everything = rows_of.particle_table(files.particles)
-        tomograms = tomogram_table(files.tomograms)
-        kept, tomogram, dropped = _in_tomograms(everything, tomograms)
-        names = rows_of.particle_names(everything)[kept]
-        particles = rows_of.chosen_rows(everything, kept)
-        extracted = rows_of.is_extracted(files.particles, everything)
-        series_reader = SeriesReader(tomograms, finder, rows_of.is_centred(particles), extracted)
-        used, series_number = np.unique(tomogram, return_inverse=True)
-        series = tuple(series_reader.read(row) for row in used.tolist())
-        optics = tomo_optics(particles, files.particles.find("optics"), tomograms, tomogram, extracted)
+        project = _opened(request)
+        particles, rows = project.particles, project.tomogram_rows
+        series, series_number, series_notes = _series(project)
+        optics = tomo_optics(particles, project.optics, project.tomograms, rows, project.extracted)
         centres = np.array([one.centre for one in series])[series_number]
         found, rotations, notes = _poses(particles, centres, optics)
         tilts = np.array([len(one) for one in series], np.int64)[series_number]
         motion = None
-        if files.trajectories is not None:
-            motion = read_motion(files.trajectories, names, kept, tilts)
-        stacks, stack_number = _stacks(particles, finder) if extracted else ((), None)
+        if project.trajectories is not None:
+            motion = read_motion(project.trajectories, project.names, project.kept, tilts)
+        stacks, stack_number = _stacks(particles, project.finder) if project.extracted else ((), None)
         return TiltParticles(
             source=particles.source,
             series=series,
-            series_number=series_number.astype(np.int64),
-            names=names,
+            series_number=series_number,
+            names=project.names,
             positions=found,
             rotations=rotations,
             optics=optics.groups,
             optics_group=optics.group,
             half_set=rows_of.half_sets(particles),
-            source_row=kept,
+            source_row=project.kept,
             tilt_start=np.cumsum(tilts) - tilts,
             visible=rows_of.visible_tilts(particles, tilts),
             motion=motion,
@@ -79,8 +72,56 @@ class RelionTomoReader(Reader):
             stack_number=stack_number,
             columns=_columns(particles, optics),
             optics_columns=optics.columns,
-            notes=(*dropped, *series_reader.notes(), *optics.notes, *notes),
+            notes=(*project.notes, *series_notes, *optics.notes, *notes),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class _Project:
+    """The tables of a project and the particles that are in a tomogram of it.
+
+    ``kept`` are their rows in the particle file, ``tomogram_rows`` the rows of their tomograms.
+    """
+
+    finder: FileFinder
+    tomograms: Tomograms
+    particles: StarTable
+    optics: StarTable | None
+    trajectories: Path | None
+    names: NDArray[Any]
+    kept: IntArray
+    tomogram_rows: IntArray
+    extracted: bool
+    notes: list[str]
+
+
+def _opened(request: TiltReadRequest) -> _Project:
+    """Find and read the tables that particles and tomograms are in."""
+    finder = FileFinder(request.base)
+    files = project_files(request, finder)
+    everything = rows_of.particle_table(files.particles)
+    tomograms = tomogram_table(files.tomograms)
+    kept, tomogram_rows, notes = _in_tomograms(everything, tomograms)
+    return _Project(
+        finder=finder,
+        tomograms=tomograms,
+        particles=rows_of.chosen_rows(everything, kept),
+        optics=files.particles.find("optics"),
+        trajectories=files.trajectories,
+        names=rows_of.particle_names(everything)[kept],
+        kept=kept,
+        tomogram_rows=tomogram_rows,
+        extracted=rows_of.is_extracted(files.particles, everything),
+        notes=notes,
+    )
+
+
+def _series(project: _Project) -> tuple[tuple[TiltSeries, ...], IntArray, list[str]]:
+    """The tilt series with particles, in the order of their table; each particle's; and notes."""
+    centred = rows_of.is_centred(project.particles)
+    reader = SeriesReader(project.tomograms, project.finder, centred, project.extracted)
+    used, number = np.unique(project.tomogram_rows, return_inverse=True)
+    return tuple(reader.read(row) for row in used.tolist()), number.astype(np.int64), reader.notes()
 
 
 def _in_tomograms(particles: StarTable, tomograms: Tomograms) -> tuple[IntArray, IntArray, list[str]]:
