@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from centralslice.conventions import BoolArray, FloatArray, IntArray
 from centralslice.errors import ParameterError
 
-#: circle: mean of the corners off, soft circular mask; mean: the window's mean off; none: pixels as they are.
-Background = Literal["circle", "mean", "none"]
-_CODES = {"none": 0, "mean": 1, "circle": 2}
+#: circle: mean of the corners off, soft circular mask; corners: their mean off; none: pixels as they are.
+Background = Literal["circle", "corners", "none"]
+_CODES = {"none": 0, "corners": 1, "circle": 2}
 
 #: Width in pixels of the mask's soft edge.
 EDGE_PX = 5.0
@@ -187,16 +187,12 @@ def _cut(  # noqa: PLR0913 - one numeric kernel, called from one place
             out[n] = 0
             continue
         flags[n] = BLANK if least.min() == most.max() else GOOD
-        if background == 1:
-            mean = np.float32(total / (size * size))
-            for i in range(size):
-                for j in range(size):
-                    out[n, i, j] -= mean
-        elif background == 2:
+        if background > 0:
             mean = np.float32(edges.sum() / rim.sum())
             for i in range(size):
                 for j in range(size):
-                    out[n, i, j] = mask[i, j] * (out[n, i, j] - mean)
+                    factor = mask[i, j] if background == 2 else np.float32(1)
+                    out[n, i, j] = factor * (out[n, i, j] - mean)
 
 
 @njit(nogil=True, cache=True)

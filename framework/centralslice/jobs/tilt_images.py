@@ -30,9 +30,18 @@ class TiltImages:
         self._open: OrderedDict[Path, tuple[ImageStack, NDArray[Any] | None]] = OrderedDict()
         self._decoded: OrderedDict[tuple[Path, int], FloatArray] = OrderedDict()
 
-    def tilts(self, series: TiltSeries, tilts: IntArray) -> list[NDArray[Any]]:
-        """One (ny, nx) array a tilt asked for, mapped or decoded; any dtype."""
-        return [self._image(series, int(tilt)) for tilt in tilts]
+    def tilts(self, series: TiltSeries, tilts: IntArray) -> NDArray[Any] | list[NDArray[Any]]:
+        """The tilts asked for, mapped or decoded, any dtype: one (f, ny, nx) array if they follow each other in a
+        file that is mapped, else (ny, nx) each.
+        """
+        images = [self._image(series, int(tilt)) for tilt in tilts]
+        numbers = series.image_number[tilts]
+        if len(set(series.file_number[tilts])) == 1 and np.all(np.diff(numbers) == 1):
+            mapped = self._opened(series.image_files[series.file_number[tilts[0]]])[1]
+            if mapped is not None:
+                found: NDArray[Any] = mapped[numbers[0] : numbers[-1] + 1]
+                return found
+        return images
 
     def stack(self, path: Path) -> ImageStack:
         """An open file of extracted images."""

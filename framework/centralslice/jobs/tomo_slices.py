@@ -179,7 +179,7 @@ class WindowReader:
             numbers = stack_numbers(self._slicing.selection, int(row), tilt[here], stack.header.count)
             images = stack.read(numbers)
             corner = np.full((len(numbers), 2), images.shape[1] // 2 - box // 2)
-            pixels[here], flags[here] = cut_windows(images, np.arange(len(numbers)), corner, box, "mean")
+            pixels[here], flags[here] = cut_windows(images, np.arange(len(numbers)), corner, box, "corners")
         return pixels, np.full((len(which), 2), float(box // 2)), flags
 
     def _where(self, series: TiltSeries, row: int, tilt: int) -> str:
