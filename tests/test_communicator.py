@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from centralslice.data.slices import PIECE_NUMBERS, add_exactly
 from centralslice.errors import ParameterError
+from centralslice.runtime import signals
 from centralslice.runtime.communicator import (
     AnnouncedFailure,
     Communicator,
@@ -366,6 +367,21 @@ with signals.SignalFlags() as flags:
     )
     assert done.returncode == -signal.SIGTERM
     assert done.stdout.split() == ["SIGTERM", "SIGTERM"]
+
+
+def test_ctrl_c_that_comes_again_interrupts_though_a_signal_delivered_twice_does_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(signals, "REPEAT_CTRL_C_S", 0.1)
+    with SignalFlags(("SIGINT", "SIGTERM")) as flags:
+        for name in ("SIGINT", "SIGINT", "SIGTERM"):
+            os.kill(os.getpid(), signal.Signals[name])
+        assert flags.requested() == "SIGINT"
+        time.sleep(0.2)
+        os.kill(os.getpid(), signal.SIGTERM)  # within REPEAT_S
+        for _ in range(2):  # an unwinding that hangs can be interrupted, too
+            with pytest.raises(KeyboardInterrupt):
+                os.kill(os.getpid(), signal.SIGINT)
 
 
 def test_flags_in_another_thread_leave_the_signals_alone() -> None:

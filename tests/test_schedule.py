@@ -54,6 +54,9 @@ class Overseer:
     seen: int = 0
     epoch: int = 0
 
+    def stop_asked(self) -> str | None:
+        return None
+
     def block_done(self, report: BlockReport) -> None:
         self.reports.append(report)
 

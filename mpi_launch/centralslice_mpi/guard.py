@@ -80,7 +80,8 @@ def _tell(error: BaseException, communicator: Mpi) -> None:
         place = "" if communicator.rank == MASTER else f"{where}: "
         _write(f"centralslice: error: {place}{_one_line(error)}\n")
     elif isinstance(error, KeyboardInterrupt):
-        _write("centralslice: interrupted\n")
+        text = _one_line(error)
+        _write(f"centralslice: interrupted{'; ' if text else ''}{text}\n")
     else:
         trace = "".join(traceback.format_exception(error))
         _write(

@@ -177,6 +177,38 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(data, folder):
     assert manifest(folder)["map_sha256"] == expected
 
 
+@pytest.mark.parametrize("every", ["10m", "0.001"])
+def test_a_second_ctrl_c_ends_the_run_at_once_and_keeps_the_last_checkpoint(every, data, folder):
+    indices = f"list(__import__('pathlib').Path({str(folder)!r}).glob('map_checkpoint/index*'))"
+    seconds = "60" if every == "10m" else f"60 if {indices} else 0.1"
+    words = command(data, folder, "--checkpoint-every", every)
+    with slowly("accumulation", "insert_threaded", words, seconds=seconds) as process:
+        for _ in range(1 if every == "10m" else 3):
+            wait_for(process, "insert_threaded")
+        time.sleep(0.3)
+        process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGINT)  # as a launcher delivers what the terminal has delivered already
+        time.sleep(1)
+        assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        started = time.monotonic()
+        _, err = process.communicate(timeout=60)
+    assert time.monotonic() - started < 10
+    assert process.returncode == 130
+    if every == "10m":
+        assert err.splitlines()[-1] == "centralslice: interrupted"
+        assert names(folder) == []
+        return
+    assert err.splitlines()[-1] == (
+        f"centralslice: interrupted; the last checkpoint in {folder / 'map_checkpoint'} is kept, --resume continues"
+    )
+    assert names(folder) == ["map_checkpoint"]
+    assert "lock" not in names(folder / "map_checkpoint")
+    resumed = run(*command(data, folder, "--resume"))
+    assert resumed.returncode == 0, resumed.stderr
+    assert 0 < manifest(folder)["resumed_particles"] < 300
+
+
 def test_an_error_while_writing_removes_what_was_written_before_it(data, attempt, monkeypatch):
     from centralslice.errors import ResourceError
     from centralslice_plugins.writers.mrc import MrcWriter

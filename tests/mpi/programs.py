@@ -146,6 +146,9 @@ class Overseer:
         self._saved = self._epoch = 0
         self.records: list[Any] = []
 
+    def stop_asked(self) -> str | None:
+        return self._flags.requested()
+
     def block_done(self, report: BlockReport) -> None:
         self.done.append(report)
 

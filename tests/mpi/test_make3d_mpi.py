@@ -154,6 +154,22 @@ def test_usr1_writes_a_checkpoint_and_other_ranks_go_on_from_it(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", ["SIGUSR1", "SIGTERM"])
+def test_a_stop_signal_to_one_worker_alone_stops_all_after_a_checkpoint(
+    mpich: Launcher, large: Data, tmp_path: Path, name: str
+) -> None:
+    output = tmp_path / "map.mrc"
+    job = mpich.start(3, "-m", "centralslice.cli", *large.words(output, *LONG, "--checkpoint-every", "0.2s"))
+    wait_for_checkpoint(job, output)
+    os.kill(rank_of(job.pid, 2), signal.Signals[name])
+    done = mpich.finish(job)
+    assert done.code == EXIT_REQUEUE, done.err
+    assert f"stopped by {name}; a checkpoint was written" in done.err
+    assert not output.exists()
+    goes_on_to_the_same_map(mpich, 2, large, output)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("victim", ["master", "worker", "launcher"])
 def test_a_killed_run_goes_on_from_its_last_checkpoint(
     mpich: Launcher, large: Data, tmp_path: Path, victim: str

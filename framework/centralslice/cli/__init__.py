@@ -151,7 +151,7 @@ def _report(error: BaseException, debug: bool) -> int:
     if isinstance(error, CentralsliceError):
         print(f"centralslice: error: {text}", file=sys.stderr)
     elif isinstance(error, KeyboardInterrupt):
-        print("centralslice: interrupted", file=sys.stderr)
+        print(f"centralslice: interrupted{'; ' if text else ''}{text}", file=sys.stderr)
     else:
         hint = "" if debug else "; --debug shows the traceback"
         print(f"centralslice: unexpected error: {type(error).__name__}: {text}{hint}", file=sys.stderr)

@@ -12,7 +12,7 @@ from typing import Any
 from centralslice.jobs.stages import RunMemory
 from centralslice.runtime.checkpoint import MASTER, CheckpointStore, RunState, Shard
 from centralslice.runtime.progress import Progress
-from centralslice.runtime.schedule import BlockReport
+from centralslice.runtime.schedule import STOP, BlockReport
 from centralslice.runtime.signals import SignalFlags
 
 
@@ -58,10 +58,16 @@ class RunOverseer:
     quanta: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     memory: RunMemory = field(default_factory=RunMemory)
     stopped_by: str = ""
+    _told: str | None = None
     _last: float = field(default_factory=time.monotonic)
 
+    def stop_asked(self) -> str | None:
+        """The first stop signal that came to this process or, on the master, that a worker told of."""
+        return (None if self.signals is None else self.signals.requested()) or self._told
+
     def block_done(self, report: BlockReport) -> None:
-        """Count, remember blank images, tell hooks."""
+        """Count, remember blank images and a worker's stop signal, tell hooks."""
+        self._told = self._told or report.facts.get(STOP)
         self.memory.blank.update(report.facts.get("blank", ()))
         self.progress.advance(report.particles, report.rank, report.seconds)
         self.observe(report)
@@ -70,8 +76,9 @@ class RunOverseer:
         """At intervals, and when a signal asked to stop."""
         if self.store is None:
             return False
-        asked = self.signals is not None and self.signals.requested() is not None
-        due = asked or (self.every_s > 0 and time.monotonic() - self._last >= self.every_s)
+        due = self.stop_asked() is not None or (
+            self.every_s > 0 and time.monotonic() - self._last >= self.every_s
+        )
         if due:
             self._lock(self.store)
         return due
@@ -90,7 +97,7 @@ class RunOverseer:
         state = RunState(self.fingerprint, self.planned(), self.quanta)
         self.store.commit(epoch, list(chain.from_iterable(records)), state)
         self._last = time.monotonic()
-        self.stopped_by = (self.signals.requested() or "") if self.signals is not None else ""
+        self.stopped_by = self.stop_asked() or ""
         return bool(self.stopped_by)
 
     def keep_complete(self, shard: Shard, facts: Mapping[str, Any]) -> None:

@@ -155,7 +155,21 @@ def open_tools(
             progress, settings.checkpoint_every_s, store, signals, identity,
             _observer(kind.blocks, registry), stack,
         )  # fmt: skip
-        yield RankTools(registry, threads, communicator, store, overseer, checkpoint, signals)
+        with _told_of_checkpoint(store if communicator.rank == MASTER else None):
+            yield RankTools(registry, threads, communicator, store, overseer, checkpoint, signals)
+
+
+@contextmanager
+def _told_of_checkpoint(store: CheckpointStore | None) -> Iterator[None]:
+    """Ctrl-C that ends the run at once: the user is told if there is something to go on from."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        if store is None or not store.epochs():
+            raise
+        raise KeyboardInterrupt(
+            f"the last checkpoint in {store.folder} is kept, --resume continues"
+        ) from error
 
 
 def _take_up(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from centralslice.runtime.communicator import MASTER, Communicator
@@ -18,6 +18,8 @@ from centralslice.runtime.communicator import MASTER, Communicator
 BLOCKS_AHEAD = 3
 #: Towards the end of a stage, when fewer blocks than this a rank are left, it holds one less: all should end together.
 BLOCKS_OF_THE_END = 4
+#: Among the facts of a report: the stop signal that came to the rank that sends it.
+STOP = "stop"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +47,10 @@ class StageWork(Protocol):
 
 
 class Overseer(Protocol):
-    """What only the master does beside the work."""
+    """What only the master does beside the work; every rank has one, for its signals."""
+
+    def stop_asked(self) -> str | None:
+        """Name of the stop signal that came to this rank, or None; on workers it goes into the next report."""
 
     def block_done(self, report: BlockReport) -> None:
         """A block was reported by some rank."""
@@ -78,10 +83,10 @@ def run_stage(
     if communicator.rank == MASTER:
         _Master(communicator, blocks, work, overseer, master_works or communicator.size == 1).run()
     else:
-        _serve(communicator, work)
+        _serve(communicator, work, overseer)
 
 
-def _serve(communicator: Communicator, work: StageWork) -> None:
+def _serve(communicator: Communicator, work: StageWork, overseer: Overseer) -> None:
     """The worker's loop: obey until the stage ends."""
     orders: deque[tuple[str, int]] = deque()
     while True:
@@ -92,7 +97,10 @@ def _serve(communicator: Communicator, work: StageWork) -> None:
         if order == "block":
             if orders and orders[0][0] == "block":
                 work.read_ahead(orders[0][1])
-            communicator.send(("report", work.do_block(value)), MASTER)
+            report, stop = work.do_block(value), overseer.stop_asked()
+            if stop is not None:
+                report = replace(report, facts={**report.facts, STOP: stop})
+            communicator.send(("report", report), MASTER)
         elif order == "save":
             communicator.send(("saved", work.save(value)), MASTER)
         elif order == "stop":

@@ -14,14 +14,17 @@ from typing import Any, Self
 STOP_SIGNALS = ("SIGUSR1", "SIGTERM")
 #: A launcher and a batch system may both deliver one signal; later than this, a second one means it.
 REPEAT_S = 5.0
+#: The same for Ctrl-C, which a terminal and a launcher deliver together, but people repeat soon.
+REPEAT_CTRL_C_S = 0.5
 
 
 class SignalFlags:
     """Notes the stop signals of this process instead of dying of them.
 
-    As a context manager it installs its handlers and puts the earlier ones back. A signal that comes again more
-    than ``REPEAT_S`` after the first ends the process at once, as without handlers, so that a run which
-    never looks at its flags can still be ended.
+    As a context manager it installs its handlers and puts the earlier ones back. A signal that comes more than
+    ``REPEAT_S`` after the first ends the process at once, as without handlers, so that a run which
+    never looks at its flags can still be ended. Ctrl-C more than ``REPEAT_CTRL_C_S`` after the first signal
+    raises ``KeyboardInterrupt``, whatever the process is doing.
 
     Parameters
     ----------
@@ -58,6 +61,9 @@ class SignalFlags:
         now = time.monotonic()
         if self._first is None:
             self._first = (signal.Signals(number).name, now)
+        elif number == signal.SIGINT:
+            if now - self._first[1] > REPEAT_CTRL_C_S:
+                raise KeyboardInterrupt
         elif now - self._first[1] > REPEAT_S:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
