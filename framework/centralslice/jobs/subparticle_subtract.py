@@ -98,9 +98,13 @@ def subtract_block(
         parent = Parent.of(parents, number, tables)
         fitted = fit_parent(parent, parents, number, model, output)
         scale[number], clipped[number] = fitted.scale, fitted.clipped
+        background = background_of(parent.image)
         for copy in mine:
             spectrum, residual_cc[copy] = fitted.residual(copies, copy)
-            images[copy] = _cut_out(spectrum, parent, copies, copy, output)
+            image = _moved_image(spectrum, parent, copies, copy, output)
+            outside = background if output.mask is None else replace(background, mean=0.0, deviation=0.0)
+            seed = (output.seed, int(copies.seeds[copy]))
+            images[copy] = crop_moved(image, copies.moves_px[copy], output.box, output.fill, outside, seed)
 
     parallel(work, range(count))
     return SubparticleBlock(images, scale, clipped, residual_cc)
@@ -192,31 +196,20 @@ def debug_strip(
     return strip
 
 
-def _cut_out(
+def _moved_image(
     spectrum: ComplexArray, parent: Parent, copies: Copies, copy: int, output: OutputSettings
 ) -> FloatArray:
-    """The sub-particle of a residual's transform: moved, cut, masked."""
+    """The image of a residual's transform: moved by part of a pixel if asked, and masked."""
     size = parent.tables.size
+    if output.subpixel or not output.subtract:  # the parent's own transform is needed again
+        spectrum = spectrum.copy()
     if output.subpixel:
-        spectrum = spectrum.copy()
         _shift(spectrum, -np.asarray(copies.residual_px[copy], np.float64))
-    elif not output.subtract:
-        spectrum = spectrum.copy()
-    image = scipy.fft.irfft2(spectrum, s=(size, size), overwrite_x=True)
+    image: FloatArray = scipy.fft.irfft2(spectrum, s=(size, size), overwrite_x=True)
     image += np.float32(parent.mean)
     if output.mask is not None:
         image *= _mask_of(output.mask, parent, copies, copy)
-    background = background_of(parent.image)
-    if output.mask is not None:
-        background = replace(background, mean=0.0, deviation=0.0)
-    return crop_moved(
-        image,
-        copies.moves_px[copy],
-        output.box,
-        output.fill,
-        background,
-        (output.seed, int(copies.seeds[copy])),
-    )
+    return image
 
 
 def _mask_of(mask: Mask2D, parent: Parent, copies: Copies, copy: int) -> FloatArray:
