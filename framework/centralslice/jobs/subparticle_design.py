@@ -199,8 +199,8 @@ class _Designer:
         self.notes += found.warnings
         self.facts["masks"] = found.as_dict()
         self.summary["masks"] = (
-            f"kept {found.kept_voxels:,} voxels, {100 * found.kept_energy:.0f} % of the map's energy; subtracted "
-            f"{found.subtracted_voxels:,} voxels, {100 * found.subtracted_energy:.0f} %"
+            f"kept {found.kept_voxels:,.0f} voxels, {100 * found.kept_energy:.0f} % of the map's energy; subtracted "
+            f"{found.subtracted_voxels:,.0f} voxels, {100 * found.subtracted_energy:.0f} %"
         )
 
     def _mask_only(self, data: FloatArray, rotations: FloatArray, masks: Masks) -> bool:

@@ -17,7 +17,9 @@ from centralslice.jobs.subparticle_gain import GroupGain, RingStatistics, groupi
 from centralslice.jobs.subparticle_masks import whole_mask
 from centralslice.jobs.subparticle_optics import GroupTables, ModelSettings, group_tables
 from centralslice.jobs.subparticle_plan import SubparticlePlan
+from centralslice.jobs.subparticle_refine import refine_poses
 from centralslice.jobs.subparticle_rows import Rows, parents_of, rows_of
+from centralslice.jobs.subparticle_ssnr import ring_powers
 from centralslice.jobs.subparticle_subtract import (
     Copies,
     ModelMaps,
@@ -209,6 +211,30 @@ class HalfEngine:
                 self._block(mine, parents.images[inside]), self._copies(mine, rows, places), rows.depth_angst,
                 self._tables_of(mine), maps, self._gain(group), self._parallel,
             )  # fmt: skip
+        return total
+
+    def refined(self, numbers: IntArray, parents: ParentImages) -> tuple[FloatArray, FloatArray]:
+        """Better poses of these parents: (b, 3, 3) and shifts (b, 2) in Å."""
+        rotations = np.empty((len(numbers), 3, 3))
+        shifts = np.empty((len(numbers), 2))
+        limit = self.plan.settings.subtraction.local_refine_deg
+        for _, inside in self._of_groups(numbers):
+            mine = numbers[inside]
+            tables = self._tables_of(mine)
+            block = self._block(mine, parents.images[inside])
+            found, moved = refine_poses(block, tables, self.full, limit, self._parallel)
+            rotations[inside], shifts[inside] = found, moved * tables.pixel_size_angst
+        return rotations, shifts
+
+    def powers(self, numbers: IntArray, parents: ParentImages, field_angst: float) -> FloatArray:
+        """(3, rings) sums of --ssnr over these parents; rings are those of a field of view."""
+        total = np.zeros((3, self.plan.parent_box // 2 + 1))
+        for _, inside in self._of_groups(numbers):
+            mine = numbers[inside]
+            tables = self._tables_of(mine)
+            ratio = field_angst / (tables.size * tables.pixel_size_angst)
+            block = self._block(mine, parents.images[inside])
+            total += ring_powers(block, tables, self.full, total.shape[1], ratio, self._parallel)
         return total
 
     def _gain(self, group: int) -> GroupGain:

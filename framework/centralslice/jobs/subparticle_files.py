@@ -84,6 +84,7 @@ def output_stack(settings: SubparticleSettings, stem: str, eman2: bool) -> Path:
 
 def plan_files(settings: SubparticleSettings, stack: Path, lists: bool, invariants: bool) -> SubparticleFiles:
     """Names of all files: beside the stack, with its stem."""
+    has_mask = settings.masks.keep is not None or settings.masks.subtract is not None
 
     def beside(ending: str) -> Path:
         return stack.with_name(stack.stem + ending)
@@ -96,7 +97,8 @@ def plan_files(settings: SubparticleSettings, stack: Path, lists: bool, invarian
     return SubparticleFiles(
         table, manifest, stack,
         lists=(beside(".lst"), beside("_even.lst"), beside("_odd.lst")) if lists else (),
-        frame=beside("_frame.json"), reference=beside("_reference.mrc"), mask=beside("_mask.mrc"),
+        frame=beside("_frame.json"), reference=beside("_reference.mrc"),
+        mask=beside("_mask.mrc") if has_mask else None,
         invariants=beside(f"_invar{stack.suffix}") if invariants else None,
         strips=beside("_strips.mrcs") if settings.debug_strips else None,
         report=beside("_report.html"),

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from centralslice.conventions import BoolArray, IntArray
 from centralslice.data.particles import Particles
-from centralslice.errors import ParameterError, SelectionError
+from centralslice.errors import FormatError, ParameterError, SelectionError
 from centralslice.fourier.prepare import CtfMode
 from centralslice.jobs.particle_images import StackPool, check_stacks
 from centralslice.jobs.subparticle_design import Design, make_design
@@ -23,6 +24,8 @@ from centralslice.jobs.subparticle_source import SubparticleSource, read_source
 from centralslice.plugin.registry import Registry
 from centralslice.runtime.threads import Threads
 
+#: Where EMAN2 projects say which invariant they use, and the key.
+PROJECT, PROJECT_KEY = Path("info/project.json"), "global.invariant_type"
 #: Images of a block of parents and of their sub-particles take about this.
 BLOCK_BYTES = 48 << 20
 #: Parents in a block at most.
@@ -169,7 +172,7 @@ def plan_subparticles(settings: SubparticleSettings, registry: Registry) -> Subp
     eman2 = source.dialect in ("refine", "r3d")
     stack = output_stack(settings, source.stem, eman2)
     settings = replace(settings, output=stack)
-    invariant = settings.invariant or ("auto" if eman2 and not settings.debug_strips else "none")
+    invariant, said = _invariant(settings, eman2)
     settings = replace(settings, invariant=invariant)
     files = plan_files(
         settings, stack, lists=eman2 or stack.suffix.lower() == ".hdf", invariants=invariant != "none"
@@ -192,8 +195,33 @@ def plan_subparticles(settings: SubparticleSettings, registry: Registry) -> Subp
     return SubparticlePlan(
         settings=settings, source=source, particles=particles, files=files, design=design, layout=layout,
         parent_box=box, new_box=design.new_box, ctf_modes=modes, block_parents=int(block), rows=rows,
-        notes=(*source.notes, *notes, *design.notes),
+        notes=(*source.notes, *said, *notes, *design.notes),
     )  # fmt: skip
+
+
+def _invariant(
+    settings: SubparticleSettings, eman2: bool
+) -> tuple[Literal["none", "bispec", "harmonic"], list[str]]:
+    """The invariant to write, and why: ``auto`` asks EMAN2's project file."""
+    asked = settings.invariant
+    if asked is None:
+        asked = "auto" if eman2 and not settings.debug_strips else "none"
+    if asked != "auto" or settings.expand_only or settings.ssnr:
+        return ("none" if asked == "auto" else asked), []
+    if not PROJECT.is_file():
+        return "bispec", [f"invariants: bispec, there is no {PROJECT} (--invartype auto)"]
+    try:
+        found = json.loads(PROJECT.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise FormatError(f"{PROJECT}: is no JSON, which --invartype auto needs: {error}") from error
+    kind = found.get(PROJECT_KEY, "bispec") if isinstance(found, dict) else "bispec"
+    if kind == "harmonic":
+        return "harmonic", [f"invariants: harmonic, as {PROJECT} says (--invartype auto)"]
+    if kind != "bispec":
+        raise FormatError(
+            f"{PROJECT}: {PROJECT_KEY}: expected bispec or harmonic, got '{kind}'; give --invartype"
+        )
+    return "bispec", [f"invariants: bispec, as {PROJECT} says or for want of it (--invartype auto)"]
 
 
 def _used(source: SubparticleSource, settings: SubparticleSettings) -> tuple[Particles, IntArray]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -53,13 +54,15 @@ class SubparticleRun:
     """
 
     def __init__(
-        self, plan: SubparticlePlan, tools: RankTools, images: ReadAhead[ParentImages], stack: SharedStack,
+        self, plan: SubparticlePlan, tools: RankTools, images: ReadAhead[ParentImages], stack: SharedStack | None,
         invariant_stack: SharedStack | None, results: Results | None,
     ) -> None:  # fmt: skip
         self.plan, self._tools, self._images = plan, tools, images
         self._stack, self._invariants, self.results = stack, invariant_stack, results
         self._resumed = {} if tools.checkpoint is None else tools.checkpoint.blocks()
         done = {} if results is None else results.done
+        if results is not None and len(results.rotations):
+            self._pose(results.rotations, results.shifts_angst)
         self.planned = {label: count for label, count in done.items() if count}
         self.seconds: dict[str, float] = {}
 
@@ -79,6 +82,8 @@ class SubparticleRun:
             parents = engine.order(parents)
         else:
             engine = HalfEngine(self.plan, half, self._tools.registry, self._tools.threads.map, self._hand())
+            if self.plan.settings.subtraction.local_refine_deg > 0:
+                self._refine(engine, parents)
             engine.gains = self._gains(engine, parents)
             if self._wants_hand(half):
                 self._find_hand(engine, parents)
@@ -86,9 +91,61 @@ class SubparticleRun:
             self._examples(engine)
         for part in range(len(engine.parts())):
             work = self._extraction(engine, part)
-            self._stage(f"extract.{half}.{part}", parents, self.plan.block_parents, work)
+            self.stage(f"extract.{half}.{part}", parents, self.plan.block_parents, work)
         if self.results is not None:
             self.results.done[f"half.{half}"] = 0
+
+    def _refine(self, engine: HalfEngine, parents: IntArray) -> None:
+        """Poses of a half set against its own map; from here on they stand for the metadata's."""
+        particles, results = self.plan.particles, self.results
+        known = results is not None and f"poses.{engine.half}" in results.done
+        if not self._tools.communicator.broadcast(known):
+
+            def work(numbers: IntArray) -> dict[str, Any]:
+                return {"poses": (numbers, *engine.refined(numbers, self._images.take(numbers)))}
+
+            found: dict[int, Any] = {}
+            self.stage(
+                f"poses.{engine.half}", parents, self.plan.block_parents, work,
+                lambda block, facts: found.update({block: facts["poses"]}), lasting=False,
+            )  # fmt: skip
+            if results is not None:
+                if not len(results.rotations):
+                    results.rotations = particles.rotations.copy()
+                    results.shifts_angst = particles.shifts_angst.copy()
+                for numbers, rotations, shifts in found.values():
+                    results.rotations[numbers], results.shifts_angst[numbers] = rotations, shifts
+                results.done[f"poses.{engine.half}"] = 0
+        mine = None if results is None else (results.rotations, results.shifts_angst)
+        rotations, shifts = self._tools.communicator.broadcast(mine)
+        self._pose(rotations, shifts)
+        engine.plan = self.plan
+
+    def _pose(self, rotations: FloatArray, shifts_angst: FloatArray) -> None:
+        """Other poses than the metadata's."""
+        particles = replace(self.plan.particles, rotations=rotations, shifts_angst=shifts_angst)
+        self.plan = replace(self.plan, particles=particles)
+
+    def statistics(self) -> tuple[FloatArray, float] | None:
+        """Sums of --ssnr over all particles, in the order of the blocks, and the field of view; None on workers."""
+        first = self.plan.particles.optics[0]
+        field = self.plan.parent_box * first.pixel_size_angst
+        total = np.zeros((3, self.plan.parent_box // 2 + 1))
+        for half in self.plan.halves:
+            parents = np.flatnonzero(self.plan.particles.half_set == half)
+            engine = HalfEngine(self.plan, half, self._tools.registry, self._tools.threads.map, 0.0)
+            parts: dict[int, FloatArray] = {}
+
+            def work(numbers: IntArray, engine: HalfEngine = engine) -> dict[str, Any]:
+                return {"powers": engine.powers(numbers, self._images.take(numbers), field)}
+
+            def take(block: int, facts: dict[str, Any], parts: dict[int, FloatArray] = parts) -> None:
+                parts[block] = facts["powers"]
+
+            self.stage(f"ssnr.{half}", parents, self.plan.block_parents, work, take, lasting=False)
+            for block in sorted(parts):
+                total += parts[block]
+        return (total, field) if self._tools.is_master else None
 
     def _is_done(self, half: int) -> bool:
         """Whether a checkpoint holds all of a half set."""
@@ -123,7 +180,7 @@ class SubparticleRun:
         def work(numbers: IntArray) -> dict[str, Any]:
             return {"statistics": engine.statistics(numbers, self._images.take(numbers))}
 
-        self._stage(
+        self.stage(
             f"gains.{engine.half}", sample, SAMPLE_BLOCK, work, lambda block, facts: parts.update(
                 {block: facts["statistics"]}
             ), lasting=False,
@@ -168,7 +225,7 @@ class SubparticleRun:
         def work(numbers: IntArray) -> dict[str, Any]:
             return {"scores": engine.hand_scores(numbers, self._images.take(numbers))}
 
-        self._stage(
+        self.stage(
             "hand", sample, SAMPLE_BLOCK, work, lambda block, facts: scores.update({block: facts["scores"]}),
             lasting=False,
         )  # fmt: skip
@@ -199,6 +256,9 @@ class SubparticleRun:
 
     def _extraction(self, engine: HalfEngine | Eman2Engine, part: int) -> BlockFunction:
         kind, pixel = invariant_kind(self.plan), self.plan.particles.optics[0].pixel_size_angst
+        stack = self._stack
+        if stack is None:
+            raise RuntimeError("extraction needs a stack")
 
         def work(numbers: IntArray) -> dict[str, Any]:
             parents = self._images.take(numbers)
@@ -207,7 +267,7 @@ class SubparticleRun:
                 piece = {
                     "numbers": done.numbers, "moves": done.moves_px, "correlation": done.correlation,
                     "parents": done.parents, "scale": done.scale, "clipped": done.clipped,
-                    "statistics": self._stack.write(done.numbers, done.images),
+                    "statistics": stack.write(done.numbers, done.images),
                 }  # fmt: skip
                 if kind is not None and self._invariants is not None:
                     few = np.array_split(done.images, max(1, len(done.images) // 8))
@@ -220,7 +280,7 @@ class SubparticleRun:
 
         return work
 
-    def _stage(
+    def stage(
         self, label: str, parents: IntArray, size: int, work: BlockFunction,
         take: Callable[[int, dict[str, Any]], None] | None = None, lasting: bool = True,
     ) -> None:  # fmt: skip
@@ -253,9 +313,9 @@ class SubparticleRun:
         store = self._tools.store
         if store is None:
             return []
-        self._stack.sync()
-        if self._invariants is not None:
-            self._invariants.sync()
+        for stack in (self._stack, self._invariants):
+            if stack is not None:
+                stack.sync()
         own = Shard({}, {label: np.array(sorted(done), np.int64)} if label else {})
         records = [store.write_shard(epoch, self._tools.communicator.rank, own)]
         if self.results is not None:

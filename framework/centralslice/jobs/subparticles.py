@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from centralslice.conventions import FloatArray
 from centralslice.data.images import StackPlan
 from centralslice.fourier.invariants import invariant_shape
 from centralslice.jobs.particle_images import ReadAhead, StackPool
@@ -28,6 +29,7 @@ from centralslice.jobs.subparticle_plan import SubparticlePlan
 from centralslice.jobs.subparticle_report import report_run
 from centralslice.jobs.subparticle_results import Results
 from centralslice.jobs.subparticle_run import SubparticleRun, invariant_kind
+from centralslice.jobs.subparticle_ssnr import ssnr_table
 from centralslice.jobs.subparticle_stack import SharedStack, StackFile, file_sha256
 from centralslice.jobs.subparticle_table import Table, make_table
 from centralslice.plugin.registry import Registry
@@ -70,13 +72,20 @@ def run_subparticles(plan: SubparticlePlan, registry: Registry, launch: Launch) 
     if plan.settings.expand_only:
         return on_master(launch.communicator, lambda: _expand(plan, registry, launch))
     with _opened(plan, registry, launch.communicator) as (tools, run, stacks):
+        result, sums = None, None
         try:
-            run.extract_all()
+            if plan.settings.ssnr:
+                sums = run.statistics()
+            else:
+                run.extract_all()
         except StopRun:
             raise StoppedRun(getattr(tools.overseer, "stopped_by", "")) from None
-        result = None
+        if sums is not None:
+            return _write_statistics(plan, registry, launch, run, sums)
+        if plan.settings.ssnr:
+            return None
         if tools.is_master and run.results is not None:
-            result = _write(plan, registry, launch.command, run, stacks)
+            result = _write(run.plan, registry, launch.command, run, stacks)
             if tools.store is not None and not plan.settings.keep_checkpoints:
                 tools.store.remove()
         launch.communicator.broadcast(None)  # nobody closes a stack that is still being finished
@@ -137,6 +146,22 @@ def _attributes(plan: SubparticlePlan, results: Results, table: Table) -> Any:
     return of
 
 
+def _write_statistics(
+    plan: SubparticlePlan, registry: Registry, launch: Launch, run: SubparticleRun,
+    sums: tuple[FloatArray, float],
+) -> SubparticleResult:  # fmt: skip
+    """The table of --ssnr."""
+    path = plan.files.ssnr
+    if path is None:
+        raise RuntimeError("no table to write")
+    facts = {"parents": len(plan.particles), "sub_particles": 0}
+    with staged_outputs() as stage:
+        registry.writer_for(path, "table").write_tables(stage(path), {"ssnr": ssnr_table(*sums)})
+        sha256 = {path.name: file_sha256(stage(path))}
+        write_run_manifest(plan, facts, launch.command, sha256, stage(plan.files.manifest))
+    return SubparticleResult(facts, sha256, run.seconds)
+
+
 def _expand(plan: SubparticlePlan, registry: Registry, launch: Launch) -> SubparticleResult:
     """Metadata only: every copy's pose, the images as they are."""
     results = Results.empty(plan)
@@ -181,7 +206,8 @@ def _opened(
             stack.open()
         tools.overseer.generation_bytes = lambda: _state_bytes(results)
         second = stacks[1] if len(stacks) > 1 else None
-        yield tools, SubparticleRun(plan, tools, images, stacks[0], second, results), stacks
+        first = stacks[0] if stacks else None
+        yield tools, SubparticleRun(plan, tools, images, first, second, results), stacks
 
 
 def _state_bytes(results: Results | None) -> int:
