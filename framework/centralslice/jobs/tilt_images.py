@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from collections import OrderedDict
 from pathlib import Path
 from types import TracebackType
@@ -42,6 +43,13 @@ class TiltImages:
                 found: NDArray[Any] = mapped[numbers[0] : numbers[-1] + 1]
                 return found
         return images
+
+    def let_go(self) -> None:
+        """Give back the memory of mapped pixels that were looked at; the system keeps them while it has room."""
+        for _, mapped in self._open.values():
+            whole = None if mapped is None else mapped.base
+            if isinstance(whole, mmap.mmap):
+                whole.madvise(mmap.MADV_DONTNEED)
 
     def stack(self, path: Path) -> ImageStack:
         """An open file of extracted images."""

@@ -121,6 +121,7 @@ class WindowReader:
                 windows, left_out = self._windows(int(number), int(group), chosen)
                 found.append(windows)
                 blank += left_out
+        self._images.let_go()
         return found, blank
 
     def _windows(self, number: int, group: int, rows: IntArray) -> tuple[Windows, list[int]]:
