@@ -57,6 +57,8 @@ class Copies:
         (k, 2) where the centre is after that.
     seeds
         (k,) int64 number of the sub-particle in the run, for noise.
+    mask_reading
+        (k, 3, 3) pose A S that a projected mask is read at; None: ``reading``, where the mask was not turned.
     """
 
     parent: IntArray
@@ -65,6 +67,7 @@ class Copies:
     moves_px: IntArray
     residual_px: FloatArray
     seeds: IntArray
+    mask_reading: FloatArray | None = None
 
 
 @dataclass(frozen=True, slots=True)

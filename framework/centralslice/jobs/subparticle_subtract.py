@@ -213,7 +213,8 @@ def _moved_image(
 
 
 def _mask_of(mask: Mask2D, parent: Parent, copies: Copies, copy: int) -> FloatArray:
-    matrix = parent.tables.embedding @ copies.reading[copy]
+    reading = copies.reading if copies.mask_reading is None else copies.mask_reading
+    matrix = parent.tables.embedding @ reading[copy]
     return projected_mask(mask, matrix, copies.shifts_px[copy], parent.tables.size)
 
 
