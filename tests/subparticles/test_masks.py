@@ -12,7 +12,7 @@ from centralslice.data.volume import Volume
 from centralslice.errors import FormatError, ParameterError
 from centralslice.geometry.gaussians import GaussianPhantom
 from centralslice.geometry.groups import close_group
-from centralslice.geometry.rotations import rotation_x, rotation_z
+from centralslice.geometry.rotations import axis_rotation, random_rotations, rotation_x, rotation_z
 from centralslice.jobs.subparticle_masks import (
     default_box,
     edge_width,
@@ -213,6 +213,37 @@ def test_a_turned_mask_covers_the_turned_place(scenes, box):
 def test_groups_are_told_from_sets():
     assert is_closed_group(D7)
     assert not is_closed_group(D7[:5])
+
+
+@pytest.mark.parametrize(
+    "generators",
+    [
+        [rotation_z(360 / 7)],
+        [rotation_z(360 / 7), rotation_x(180.0)],
+        [rotation_z(180.0), axis_rotation((1, 1, 1), 120.0)],
+        [rotation_z(90.0), axis_rotation((1, 1, 1), 120.0)],
+        [rotation_z(180.0), axis_rotation((1, 1, 1), 120.0), axis_rotation((0, 1, (1 + 5**0.5) / 2), 72.0)],
+    ],
+    ids=["c7", "d7", "tet", "oct", "icos"],
+)
+def test_the_map_without_any_copy_projects_as_that_without_the_first_at_a_turned_pose(generators, scenes):
+    # projection of V without S_n's copy at A = projection of V without the first copy at A S_n
+    operators = close_group(np.stack(generators))
+    unit = scenes.blob((14, 9, 23), 6, 3, (3, 5), 1)
+    centres = [unit.centres_angst @ operator.T for operator in operators]
+
+    def without(number):
+        left = np.concatenate([one for index, one in enumerate(centres) if index != number])
+        copies = len(operators) - 1
+        return GaussianPhantom(left, np.tile(unit.sigmas_angst, copies), np.tile(unit.heights, copies))
+
+    view = random_rotations(1, 4)
+    first = without(0)
+    for number, operator in enumerate(operators):
+        seen = without(number).project(view, [[3.0, -1.0]], 32, 4.0)
+        assert np.abs(first.project(view @ operator, [[3.0, -1.0]], 32, 4.0) - seen).max() < 1e-10
+        if number and len(operators) < 20:
+            assert np.abs(first.project(operator @ view, [[3.0, -1.0]], 32, 4.0) - seen).max() > 0.1
 
 
 def test_halves_in_one_frame_agree(scenes):
