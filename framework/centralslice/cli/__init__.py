@@ -26,7 +26,7 @@ from centralslice.runtime.kernel_cache import choose_kernel_folder
 #: In the order of the help text.
 COMMANDS = ("make3d", "tomo", "subparticles", "process", "simulate", "launch", "checkpoint", "plugins")
 #: Those whose work is shared by all ranks that mpiexec started; the others run on the first rank alone.
-PARALLEL_COMMANDS = ("make3d", "tomo")
+PARALLEL_COMMANDS = ("make3d", "tomo", "subparticles")
 DEBUG_VARIABLE = "CENTRALSLICE_DEBUG"
 #: The first rank has this long to say what is wrong with the options.
 AFTER_FIRST_RANK_S = 1.0
