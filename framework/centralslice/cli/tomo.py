@@ -142,6 +142,7 @@ def _add_maps(parser: argparse.ArgumentParser) -> None:
     add("--fsc", type=Path, metavar="MASK", dest="fsc",
         help="half-map FSC under this mask, too, corrected by randomised phases; without it only unmasked and "
         "under a sphere")  # fmt: skip
+    add("--report", action="store_true", help="also write a page with facts, central sections and FSC")
     add("--float16", action="store_true", help="half precision maps (MRC mode 12)")
 
 
@@ -248,7 +249,8 @@ def settings_from(given: argparse.Namespace) -> TomoSettings:
         checkpoint_every_s=0.0 if given.no_backup else checkpoint_seconds(given.checkpoint_every),
         resume="auto" if given.only_do_unfinished and given.resume == "no" else given.resume,
         keep_checkpoints=given.keep_checkpoints or given.no_recon, stop_after_sums=given.no_recon,
-        note=given.pipeline_control is None, float16=given.float16, log_json=given.log_json, force=given.force,
+        report=given.report, note=given.pipeline_control is None, float16=given.float16,
+        log_json=given.log_json, force=given.force,
         quiet=given.verbose < 1,
     )  # fmt: skip
 

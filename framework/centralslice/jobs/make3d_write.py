@@ -21,8 +21,8 @@ from centralslice.fourier.transforms import crop_or_pad
 from centralslice.jobs.finish_plan import FinishPlan
 from centralslice.jobs.make3d_outputs import NORM_OPTIONS, Outputs, Writing
 from centralslice.jobs.make3d_plan import Make3dPlan
-from centralslice.jobs.make3d_report import report_facts, report_run
 from centralslice.jobs.make3d_result import Make3dResult
+from centralslice.jobs.map_report import report_facts, report_map
 from centralslice.plugin.registry import Registry
 from centralslice.report.fsc import write_fsc
 from centralslice.runtime.manifest import write_manifest
@@ -64,7 +64,8 @@ def write_outputs(
     if fsc and outputs.fsc_table is not None and outputs.fsc_plot is not None:
         write_fsc(stage(outputs.fsc_table), stage(outputs.fsc_plot), fsc, registry)
     if outputs.report is not None:
-        report_run(stage(outputs.report), writing, volumes["merged"], fsc)
+        title = f"make3d: {outputs.merged.name}"
+        report_map(stage(outputs.report), title, volumes["merged"], fsc, writing.facts, writing.notes)
     if norm is not None and outputs.norm is not None:
         registry.writer_for(outputs.norm, "volume").write_volume(stage(outputs.norm), norm, NORM_OPTIONS)
     for label, path in map_files(outputs).items():

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from centralslice.conventions import FloatArray
-from centralslice.jobs.make3d_report import report_facts
+from centralslice.jobs.map_report import report_facts
 from centralslice.jobs.subparticle_plan import SubparticlePlan
 from centralslice.jobs.subparticle_results import Results
 from centralslice.report.figures import new_figure

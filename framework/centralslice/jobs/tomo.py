@@ -23,6 +23,7 @@ from centralslice.jobs.finish_maps import FinishWatch
 from centralslice.jobs.finish_plan import finish_record
 from centralslice.jobs.half_map_fsc import half_map_fsc
 from centralslice.jobs.make3d_identity import FINISH, IMAGES, JOB, ROWS
+from centralslice.jobs.map_report import report_facts, report_map
 from centralslice.jobs.oversight import RunOverseer
 from centralslice.jobs.particle_images import ReadAhead
 from centralslice.jobs.run_tools import Launch, RankTools, RunKind, StoppedRun, notify, open_tools
@@ -195,10 +196,15 @@ def _write(
     """Write maps, curves, tables and manifest under their staged names."""
     outputs, finishing = plan.outputs, plan.finishing
     voxel = finishing.geometry.voxel_size_angst
-    for path, data in written_maps(outputs, maps, plan.settings, finishing.output_shape[0]).items():
+    files = written_maps(outputs, maps, plan.settings, finishing.output_shape[0])
+    for path, data in files.items():
         plan.writer.write_volume(stage(path), Volume(data, voxel), volume_options(plan.settings))
     if result.fsc:
         write_fsc(stage(outputs.fsc_table), stage(outputs.fsc_plot), result.fsc, registry)
+    if outputs.page:
+        merged = Volume(files[outputs.merged], voxel)
+        facts = report_facts(plan.lines())
+        report_map(stage(outputs.report), f"tomo: {outputs.merged}", merged, result.fsc, facts, plan.notes)
     table = outputs.tomograms
     registry.writer_for(table, "table").write_tables(
         stage(table), {"tomograms": tomogram_table(plan.selection)}

@@ -39,12 +39,15 @@ class TomoOutputs:
         Whether maps of the whole box are written, too.
     note
         Whether the command is noted.
+    page
+        Whether a page with pictures is written.
     """
 
     folder: Path
     labels: tuple[str, ...]
     cropped: bool
     note: bool
+    page: bool
 
     def map(self, label: str) -> Path:
         """A map as it is wanted."""
@@ -79,6 +82,11 @@ class TomoOutputs:
         return self.folder / "tomograms.star"
 
     @property
+    def report(self) -> Path:
+        """Facts and pictures."""
+        return self.folder / "report.html"
+
+    @property
     def manifest(self) -> Path:
         """What was done."""
         return self.folder / "manifest.json"
@@ -94,8 +102,9 @@ class TomoOutputs:
         full = [self.full(label) for label in self.labels] if self.cropped else []
         sides = [self.side(name, label) for label in self.labels for name in (DATA, WEIGHTS)]
         curves = [self.fsc_table, self.fsc_plot] if len(self.labels) > 1 else []
+        page = [self.report] if self.page else []
         note = [self.note_file] if self.note else []
-        return (*maps, *full, *sides, *curves, self.tomograms, self.manifest, *note)
+        return (*maps, *full, *sides, *curves, self.tomograms, *page, self.manifest, *note)
 
 
 def plan_tomo_outputs(settings: TomoSettings, halves: bool, cropped: bool) -> TomoOutputs:
@@ -119,7 +128,7 @@ def plan_tomo_outputs(settings: TomoSettings, halves: bool, cropped: bool) -> To
     if not folder.exists() and not above.is_dir():
         raise ResourceError(f"--o {folder}: folder {above} does not exist; create it first")
     labels = ("half1", "half2", "merged") if halves else ("merged",)
-    outputs = TomoOutputs(folder, labels, cropped, settings.note)
+    outputs = TomoOutputs(folder, labels, cropped, settings.note, settings.report)
     there = [path for path in outputs.all() if path.exists()]
     if there and not settings.force:
         raise OutputExistsError(f"{there[0]}: exists already; give another --o, or --force to replace it")

@@ -91,6 +91,7 @@ class TomoSettings:
     resume: Literal["no", "yes", "auto"] = "no"
     keep_checkpoints: bool = False
     stop_after_sums: bool = False
+    report: bool = False
     note: bool = True
     float16: bool = False
     log_json: bool = False

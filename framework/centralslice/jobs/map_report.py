@@ -1,4 +1,4 @@
-"""The HTML page of a make3d run."""
+"""The HTML page of a run that made maps."""
 
 from __future__ import annotations
 
@@ -7,23 +7,39 @@ from pathlib import Path
 
 from centralslice.data.volume import Volume
 from centralslice.fourier.shells import ShellCorrelation
-from centralslice.jobs.make3d_outputs import Writing
 from centralslice.report.fsc import fsc_figure
 from centralslice.report.html import write_report
 from centralslice.report.slices import central_slices
 
 
-def report_run(path: Path, writing: Writing, merged: Volume, fsc: Mapping[str, ShellCorrelation]) -> None:
-    """Write the page: what was used, the merged map's central sections, the half-map FSC."""
+def report_map(
+    path: Path, title: str, merged: Volume, fsc: Mapping[str, ShellCorrelation],
+    facts: Mapping[str, str], notes: Iterable[str],
+) -> None:  # fmt: skip
+    """Write the page: what was used, the merged map's central sections, the half-map FSC.
+
+    Parameters
+    ----------
+    path
+        The .html file.
+    title
+        Heading.
+    merged
+        The map of all particles as it is written.
+    fsc
+        Name to half-map FSC; may be empty.
+    facts, notes
+        Name and text of what is said of the run, and lines of notes.
+    """
     figures = {"Central sections of the map": central_slices(merged.data, merged.voxel_size_angst)}
     if fsc:
         figures["Half-map FSC"] = fsc_figure(fsc)
-    facts = dict(writing.facts)
+    shown = dict(facts)
     for name, curve in fsc.items():
-        facts[f"resolution, {name}"] = (
+        shown[f"resolution, {name}"] = (
             f"{curve.resolution(0.143):.2f} Å (FSC 0.143), {curve.resolution(0.5):.2f} Å (0.5)"
         )
-    write_report(path, f"make3d: {writing.outputs.merged.name}", figures, facts, writing.notes)
+    write_report(path, title, figures, shown, notes)
 
 
 def report_facts(lines: Iterable[str]) -> dict[str, str]:
