@@ -191,5 +191,5 @@ def write_run_manifest(
             "ctf": plan.ctf_modes, "notes": plan.notes, **facts, "sha256": dict(sha256),
             "outputs": plan.files.all(),
         },
-        [*inputs, *(mask for mask in masks if mask is not None)],
+        [path for path in (*inputs, *masks) if path is not None and path.is_file()],
     )  # fmt: skip

@@ -13,6 +13,7 @@ import numpy as np
 from centralslice.conventions import BoolArray, IntArray
 from centralslice.data.particles import Particles
 from centralslice.errors import FormatError, ParameterError, SelectionError
+from centralslice.fourier.invariants import invariant_shape
 from centralslice.fourier.prepare import CtfMode
 from centralslice.jobs.particle_images import StackPool, check_stacks
 from centralslice.jobs.subparticle_design import Design, make_design
@@ -172,13 +173,6 @@ def plan_subparticles(settings: SubparticleSettings, registry: Registry) -> Subp
     eman2 = source.dialect in ("refine", "r3d")
     stack = output_stack(settings, source.stem, eman2)
     settings = replace(settings, output=stack)
-    invariant, said = _invariant(settings, eman2)
-    settings = replace(settings, invariant=invariant)
-    files = plan_files(
-        settings, stack, lists=eman2 or stack.suffix.lower() == ".hdf", invariants=invariant != "none"
-    )
-    inputs = [particles.source, *particles.image_files, *source.maps.values()]
-    check_files(files, inputs, settings.force, registry)
     with StackPool(particles.image_files, registry) as pool:
         box = particles.optics[0].box_size or 0
         if not settings.expand_only:
@@ -186,6 +180,13 @@ def plan_subparticles(settings: SubparticleSettings, registry: Registry) -> Subp
     modes, notes = _ctf_modes(particles, source, settings)
     with Threads(settings.threads) as threads:
         design = make_design(settings, source, particles, box, registry, threads.map)
+    invariant, said = _invariant(settings, eman2, design.new_box)
+    settings = replace(settings, invariant=invariant)
+    files = plan_files(
+        settings, stack, lists=eman2 or stack.suffix.lower() == ".hdf", invariants=invariant != "none"
+    )
+    inputs = [particles.source, *particles.image_files, *source.maps.values()]
+    check_files(files, inputs, settings.force, registry)
     layout = _layout(particles, design, settings, box)
     if not layout.total:
         raise SelectionError(f"{particles.source}: no sub-particle is left after the filters")
@@ -200,14 +201,33 @@ def plan_subparticles(settings: SubparticleSettings, registry: Registry) -> Subp
 
 
 def _invariant(
-    settings: SubparticleSettings, eman2: bool
+    settings: SubparticleSettings, eman2: bool, box: int
 ) -> tuple[Literal["none", "bispec", "harmonic"], list[str]]:
-    """The invariant to write, and why: ``auto`` asks EMAN2's project file."""
+    """The invariant to write, and why.
+
+    Raises
+    ------
+    ParameterError
+        If one is asked for that boxes of this size do not have.
+    """
     asked = settings.invariant
+    unasked = asked is None
     if asked is None:
         asked = "auto" if eman2 and not settings.debug_strips else "none"
-    if asked != "auto" or settings.expand_only or settings.ssnr:
-        return ("none" if asked == "auto" else asked), []
+    if asked == "none" or settings.expand_only or settings.ssnr:
+        return "none", []
+    kind, said = _project_kind() if asked == "auto" else (asked, [])
+    try:
+        invariant_shape(kind, box)
+    except ParameterError as error:
+        if not unasked:
+            raise
+        return "none", [f"no invariants: {error}"]
+    return kind, said
+
+
+def _project_kind() -> tuple[Literal["bispec", "harmonic"], list[str]]:
+    """The invariant that EMAN2's project file names."""
     if not PROJECT.is_file():
         return "bispec", [f"invariants: bispec, there is no {PROJECT} (--invartype auto)"]
     try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -117,7 +117,16 @@ def read_masks(
     def fitted(path: Path | None, option: str) -> FloatArray | None:
         if path is None:
             return None
-        made, said = fit_mask(read_volume(path, registry, option), *grid, f"{option} {path}")
+        volume = read_volume(path, registry, option)
+        if volume.data.shape[0] == grid[0] and abs(volume.voxel_size_angst / grid[1] - 1) > _SAME_SIZE:
+            # programs that make masks often forget the voxel size, and those that use them do not look at it
+            if volume.voxel_size_angst != 1.0:
+                notes.append(
+                    f"{option} {path}: says voxels of {volume.voxel_size_angst:g} Å; having the map's box, it is taken "
+                    f"to be on the map's grid of {grid[1]:g} Å"
+                )
+            volume = replace(volume, voxel_size_angst=grid[1])
+        made, said = fit_mask(volume, *grid, f"{option} {path}")
         notes.extend(said)
         return made
 
