@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -196,6 +197,33 @@ def test_a_job_may_have_images_of_no_half_set_and_another_none(data, part, make3
         output = merged(*order, name=f"merged{number}")
         for ending in ENDINGS:
             assert deviation(read(beside(output, ending)), read(whole.beside(ending))) < 1e-5
+
+
+def test_finishing_holds_one_set_of_sums_whatever_the_number_of_stages(
+    data, part, make3d, checkpoint, tmp_path
+):
+    """Three stages (half 1, half 2, of no half), and what the finish of one map takes besides."""
+    lines = data.table.read_text().splitlines()
+    column = next(int(line.split("#")[1]) for line in lines if line.startswith("_rlnRandomSubset")) - 1
+
+    def of_no_half(at, line):
+        words = line.split()
+        return " ".join([*words[:column], "0", *words[column + 1 :]]) if at < 60 else line
+
+    table = part("three", lambda at: True, of_no_half)
+    peaks = {}
+    for name, more in (("one", ("--half-maps", "no")), ("three", ())):
+        run = make3d(table, KEEP, "--padvol", "96", *more)
+        checkpoint("finish", run.output, "--output", tmp_path / f"warm_{name}.mrc", "--threads", 1)
+        tracemalloc.start()
+        checkpoint("finish", run.output, "--output", tmp_path / f"{name}.mrc", "--threads", 1)
+        peaks[name] = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    found = CheckpointStore(run.beside("_checkpoint")).latest(None)
+    assert set(found.state.stages) == {"half1", "half2", "none"}
+    one_set = found.nbytes // 3
+    assert peaks["one"] > one_set > 8 * 2**20  # so the sums are what counts
+    assert peaks["three"] < peaks["one"] + one_set / 4  # the half maps
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from centralslice.abc.reconstructor import WeightMap
+from centralslice.abc.reconstructor import PassContext, WeightMap
 from centralslice.abc.writer import VolumeOptions
 from centralslice.conventions import FloatArray, IntArray
 from centralslice.data.slices import Sums
@@ -37,10 +37,11 @@ from centralslice.jobs.make3d_write import (
     result_facts,
     write_outputs,
 )
-from centralslice.jobs.sums_run import sides_of
+from centralslice.jobs.sums_run import HALVES, sides_of
 from centralslice.plugin.registry import Registry
 from centralslice.runtime.checkpoint import Checkpoint, CheckpointStore
 from centralslice.runtime.checkpoint_merge import MERGED, complete_checkpoint
+from centralslice.runtime.exact_sums import add_piece
 from centralslice.runtime.manifest import array_sha256, write_manifest
 from centralslice.runtime.staging import staged_outputs
 from centralslice.runtime.threads import Threads
@@ -162,10 +163,25 @@ def _maps(
     watch = FinishWatch(sides=keeper.sides, keep=keeper.keep) if keep_norm else FinishWatch()
     finisher = MapFinisher(plan, scheme, watch)
     seed, mask = read_seed(plan, registry), read_iteration_mask(plan, registry)
-    context = plan.context(seed, mask, threads.map, scheme)
-    sums = {label: _totals(found, label, plan) for label in found.state.stages}
-    maps = finisher.maps(sums, context)
+    maps = _maps_of_sums(found, plan, finisher, plan.context(seed, mask, threads.map, scheme))
     return maps, keeper.norm, finisher.seconds
+
+
+def _maps_of_sums(
+    found: Checkpoint, plan: FinishPlan, finisher: MapFinisher, context: PassContext
+) -> dict[str, FloatArray]:
+    """The maps, with one set of sums in memory at a time: those of half 1 are read twice."""
+    maps: dict[str, FloatArray] = {}
+    labels, total, last = list(found.state.stages), Sums({}), ""
+    for last in [label for label in labels if label in HALVES] or labels[:1]:
+        total = Sums({})  # that of the half before is given up first
+        _add_stage(found, last, plan, total)
+        if last in HALVES:
+            maps[last] = finisher.map(last, total, context)
+    for label in labels:
+        if label != last:
+            _add_stage(found, label, plan, total)
+    return {**maps, "merged": finisher.map("merged", total, context)}
 
 
 def _finished_maps(
@@ -185,21 +201,21 @@ def _finished_maps(
     return {label: state[f"map.{label}"] for label in labels}, norm, 0.0
 
 
-def _totals(found: Checkpoint, label: str, plan: FinishPlan) -> Sums:
-    """All shards' sums of a stage, added."""
-    arrays: dict[str, Any] = {}
+def _add_stage(found: Checkpoint, label: str, plan: FinishPlan, total: Sums) -> None:
+    """Add all shards' sums of a stage, piece by piece."""
+    layout = {name: kind for shard in found.shards() for name, kind in shard.layout.get(label, {}).items()}
+    for name, planned in plan.sums.shapes.items():
+        shape = layout[name][0] if name in layout else None
+        if shape is None or shape[: len(planned) - 1] != planned[:-1]:
+            raise CheckpointError(
+                f"{found.folder}: {label}/{name}: expected the shape {planned}, got {shape}"
+            )
+    for name, (shape, dtype) in layout.items():
+        if name not in total.arrays:
+            total.arrays[name] = np.zeros(shape, dtype)
     for shard in found.shards():
-        for name, (shape, dtype) in shard.layout.get(label, {}).items():
-            wide = np.dtype(np.int64) if name in arrays and dtype.kind == "i" else dtype
-            arrays[name] = arrays[name].astype(wide) if name in arrays else np.zeros(shape, dtype)
         for piece in shard.pieces([label]):
-            arrays[piece.name][piece.where] += piece.values
-    for name, shape in plan.sums.shapes.items():
-        real = arrays.get(name)
-        if real is None or real.shape[: len(shape) - 1] != shape[:-1]:
-            got = None if real is None else real.shape
-            raise CheckpointError(f"{found.folder}: {label}/{name}: expected the shape {shape}, got {got}")
-    return Sums(arrays)
+            add_piece(total, piece.name, piece.where, piece.values)
 
 
 def _facts(settings: FinishSettings, plan: FinishPlan, found: Checkpoint) -> dict[str, Any]:

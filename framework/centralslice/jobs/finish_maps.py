@@ -107,12 +107,6 @@ class MapFinisher:
             )
         return result
 
-    def maps(self, sums: dict[str, Sums], context: PassContext) -> dict[str, FloatArray]:
-        """Half maps and the merged map of the totals of all stages, which are used up."""
-        halves = [label for label in sums if label in ("half1", "half2")]
-        maps = {label: self.map(label, sums[label], context) for label in halves}
-        return {**maps, "merged": self.merged(sums, context)}
-
     def merged(self, sums: dict[str, Sums], context: PassContext) -> FloatArray:
         """The map of the totals of all stages together, which are used up; those that are in a file come last."""
         in_files = [label for label, part in sums.items() if any(map(_in_file, part.arrays.values()))]

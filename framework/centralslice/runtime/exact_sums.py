@@ -50,12 +50,17 @@ class RankSums(ABC):
 
     def include_piece(self, name: str, where: Any, values: NDArray[Any]) -> None:
         """Add some planes of totals of the same kind, from a checkpoint."""
-        here = self.totals.arrays[name]
-        if here.dtype == np.int32:
-            wide = here[where].astype(np.int64) + values
-            if wide.size and max(-int(wide.min()), int(wide.max())) > np.iinfo(np.int32).max:
-                self.totals.arrays[name] = here = here.astype(np.int64)
-        here[where] += values.astype(here.dtype, copy=False)
+        add_piece(self.totals, name, where, values)
+
+
+def add_piece(totals: Sums, name: str, where: Any, values: NDArray[Any]) -> None:
+    """``totals[name][where] += values``; int32 that would overflow become int64."""
+    here = totals.arrays[name]
+    if here.dtype == np.int32:
+        wide = here[where].astype(np.int64) + values
+        if wide.size and max(-int(wide.min()), int(wide.max())) > np.iinfo(np.int32).max:
+            totals.arrays[name] = here = here.astype(np.int64)
+    here[where] += values.astype(here.dtype, copy=False)
 
 
 @dataclass(frozen=True, slots=True)
