@@ -49,9 +49,10 @@ demo: $(VENV)/.installed  ## simulate particles, reconstruct them, say where map
 demo-tomo: $(VENV)/.installed  ## simulate tilt series with particles, reconstruct these, say where everything is
 	rm -rf demo-tomo
 	mkdir demo-tomo
-	$(BIN)/centralslice simulate --tomo --output demo-tomo/project --tomograms 4 --particles 60 --snr 0.1 \
-	  --gaussians 500 --sigma 5 10 --tilt-jitter 0.5 --tilt-shift 20 --shift 8 --subtomogram-angles
-	$(BIN)/centralslice tomo --i demo-tomo/project/optimisation_set.star --b 64 --o demo-tomo/map
+	$(BIN)/centralslice simulate --tomo --output demo-tomo/project --tomograms 6 --particles 80 --snr 0.3 \
+	  --image-size 640 640 --gaussians 300 --sigma 3.5 7 --radius 70 --tilt-jitter 0.5 --tilt-shift 20 --shift 8 \
+	  --motion 3 --subtomogram-angles
+	$(BIN)/centralslice tomo --i demo-tomo/project/optimisation_set.star --b 64 --o demo-tomo/map --report
 	$(BIN)/python examples/compare_with_truth.py demo-tomo/project/truth.mrc demo-tomo/map/merged.mrc \
 	  demo-tomo/comparison.png
 	@echo
@@ -59,6 +60,7 @@ demo-tomo: $(VENV)/.installed  ## simulate tilt series with particles, reconstru
 	@echo "truth              demo-tomo/project/truth.mrc"
 	@echo "central sections   demo-tomo/comparison.png   (truth, map, FSC)"
 	@echo "half-map FSC       demo-tomo/map/fsc.png   (numbers in demo-tomo/map/fsc.star)"
+	@echo "report             demo-tomo/map/report.html"
 	@echo "what was run       demo-tomo/map/manifest.json"
 
 test: lint pytest  ## linters, types, import contracts, then all tests
@@ -76,6 +78,7 @@ bench: $(VENV)/.dev  ## speed and memory, some minutes; beside relion_reconstruc
 	$(BIN)/python -m pytest benchmarks --benchmark-only --benchmark-columns=min,median,rounds
 	$(BIN)/python benchmarks/marginal_cost.py --box 128
 	$(BIN)/python benchmarks/peak_memory.py
+	$(BIN)/python benchmarks/tomo_cost.py
 
 docs: $(VENV)/.docs  ## the manual, as site/index.html
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
