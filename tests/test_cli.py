@@ -16,7 +16,7 @@ from centralslice.cli.options import Parser, did_you_mean, normalise
 from centralslice.errors import ParameterError
 from centralslice.plugin.hookspecs import FAMILIES
 
-HEAVY = ("numba", "scipy", "h5py", "pandas", "mrcfile", "matplotlib", "gemmi", "mpi4py")
+HEAVY = ("numba", "scipy", "h5py", "pandas", "mrcfile", "matplotlib", "tifffile", "gemmi", "mpi4py")
 
 
 @pytest.fixture(autouse=True)
