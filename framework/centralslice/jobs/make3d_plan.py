@@ -111,12 +111,27 @@ class Make3dPlan:
     @property
     def memory_bytes(self) -> int:
         """Largest memory of the process, worked out: sums, finish or blocks, interpreter."""
+        return self._sets * self.sums_bytes + self._bytes_beside_sums
+
+    @property
+    def widened_bytes(self) -> int:
+        """The same if all integer sums outgrow 32 bits; while the last do, they are there twice."""
+        if self.sums_kind != "integer" or self.sums.dtype.itemsize > 4:
+            return self.memory_bytes
+        return self.memory_bytes + (self._sets + 1) * self.sums_bytes
+
+    @property
+    def _sets(self) -> int:
+        """Sums that the master holds: half 1 waits for half 2, both for those of neither."""
+        rest = self.sums.passes == 1 and bool(np.any(self.particles.half_set == 0))
+        return 1 + self.has_halves * (1 + rest)
+
+    @property
+    def _bytes_beside_sums(self) -> int:
         itemsize, image = self.geometry.precision.itemsize, self.geometry.image_size
         kept_maps = itemsize * image**3 if self.has_halves else 0
-        sets = 2 if self.has_halves else 1
         written = itemsize * math.prod(self.output_shape) * (3 if self.has_halves else 1)
-        sums = sets * self.sums_bytes
-        return BASE_BYTES + sums + kept_maps + max(self._piece_bytes, self.sums.finish_bytes, written)
+        return BASE_BYTES + kept_maps + max(self._piece_bytes, self.sums.finish_bytes, written)
 
     @property
     def sums_bytes(self) -> int:
@@ -147,12 +162,20 @@ class Make3dPlan:
             f"method     {self.reconstructor!r}",
             f"map        {'×'.join(map(str, reversed(self.output_shape)))} voxels of {geometry.voxel_size_angst:g} Å",
             f"memory     {self.memory_bytes / 1e9:.2f} GB "
-            f"(sums {self.sums.nbytes / 1e9:.2f} GB each, finish {self.sums.finish_bytes / 1e9:.2f} GB)",
+            f"(sums {self.sums.nbytes / 1e9:.2f} GB each, finish {self.sums.finish_bytes / 1e9:.2f} GB"
+            f"{_if_widened(self)})",
             f"sums       {self.sums_kind}; blocks of {self.block_images} images",
             f"threads    {settings.threads}",
             *(f"note       {note}" for note in self.notes),
             *(f"output     {path}" for path in self.outputs.all()),
         ]
+
+
+def _if_widened(plan: Make3dPlan) -> str:
+    """What integer sums may need that outgrow 32 bits, which few do."""
+    if plan.widened_bytes == plan.memory_bytes:
+        return ""
+    return f"; up to {plan.widened_bytes / 1e9:.2f} GB if sums outgrow 32 bits"
 
 
 def read_particles(settings: Make3dSettings, registry: Registry, convention: ShiftConvention) -> Particles:

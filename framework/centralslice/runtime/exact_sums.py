@@ -224,7 +224,13 @@ class IntegerSums(RankSums):
         for name, array in self._sums.arrays.items():
             if array.dtype == np.int64:
                 raise ResourceError("sums: beyond the range of 64-bit integers; give --sums fast")
-            self._sums.arrays[name] = array.astype(np.int64)
+            try:
+                self._sums.arrays[name] = array.astype(np.int64)
+            except MemoryError as error:
+                raise ResourceError(
+                    f"sums: outgrew 32 bits, and {2 * array.nbytes / 1e9:,.2f} GB more memory cannot be had for 64; "
+                    "give the job more, or --sums fast"
+                ) from error
 
 
 class BlockSums(RankSums):
