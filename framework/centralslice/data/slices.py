@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from centralslice.conventions import ComplexArray, FloatArray, IntArray
+from centralslice.data.mapped import release_pages
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,15 +112,20 @@ class Sums:
 
 
 #: Integer sums are added in pieces of this many numbers.
-PIECE_NUMBERS = 4 * 2**20
+PIECE_NUMBERS = 2**19
 
 
 def add_exactly(total: NDArray[Any], part: NDArray[Any]) -> NDArray[Any]:
-    """``total + part``, in place where it fits; int32 sums that would overflow come back as int64."""
+    """``total + part``, in place where it fits; int32 sums that would overflow come back as int64.
+
+    Of a part that is a mapped file only a piece at a time is in memory.
+    """
     if not total.flags.c_contiguous:
         total = np.ascontiguousarray(total)  # flat pieces of another layout would be copies
     if total.dtype != np.int32:
-        total += part
+        for plane in range(len(total)):
+            total[plane] += part[plane]
+            release_pages(part)
         return total
     flat, other = total.reshape(-1), part.reshape(-1)
     for start in range(0, len(flat), PIECE_NUMBERS):
@@ -128,7 +134,10 @@ def add_exactly(total: NDArray[Any], part: NDArray[Any]) -> NDArray[Any]:
         if summed.size and max(-int(summed.min()), int(summed.max())) > np.iinfo(np.int32).max:
             wide = total.astype(np.int64)
             # pieces before this one hold the part already
-            wide.reshape(-1)[start:] += other[start:]
+            for at in range(start, len(flat), PIECE_NUMBERS):
+                wide.reshape(-1)[at : at + PIECE_NUMBERS] += other[at : at + PIECE_NUMBERS]
+                release_pages(part)
             return wide
         flat[here] = summed
+        release_pages(part)
     return total

@@ -38,6 +38,10 @@ class SampleBuffer:
             self._memory = np.empty(needed, np.uint8)
         return self._memory[:needed].view(dtype).reshape(shape)
 
+    def release(self) -> None:
+        """Give the memory back until it is wanted again."""
+        self._memory = np.empty(0, np.uint8)
+
 
 def _chosen(rows: IntArray, images: FloatArray, wanted: BoolArray) -> tuple[IntArray, FloatArray]:
     """The wanted rows and images, not copied if all are."""

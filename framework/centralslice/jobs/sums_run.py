@@ -15,7 +15,7 @@ import numpy as np
 from centralslice.abc.reconstructor import NextPass, PassContext, Seed
 from centralslice.conventions import FloatArray, IntArray
 from centralslice.data.slices import SliceBatch, Sums
-from centralslice.errors import CheckpointError, ParameterError
+from centralslice.errors import CheckpointError, ParameterError, ResourceError
 from centralslice.jobs.accumulation import Accumulation, SliceSource
 from centralslice.jobs.finish_maps import FinishWatch, MapFinisher, kept_scheme
 from centralslice.jobs.finish_plan import FinishPlan
@@ -164,11 +164,12 @@ class SumsRun:
         context = self._context()
         finished: dict[str, FloatArray] = {}
         totals: dict[str, Sums] = {}
-        for label, rows in self._stage_rows().items():
+        stages = self._stage_rows()
+        for label, rows in stages.items():
             part = self._insert(label, rows, context)
             if part is None:
                 continue
-            if self.job.spill_folder is not None and label == HALVES[0]:
+            if self.job.spill_folder is not None and label != list(stages)[-1]:
                 finished[label] = self._finisher.map(label, part, context)
                 part = self.stages.completed[label] = spilled(part, self.job.spill_folder)
             totals[label] = part
@@ -176,6 +177,7 @@ class SumsRun:
             return {}
         self.when_complete()
         self.stages.completed.clear()
+        del part  # each set of sums is given up when it is added to the others
         for label in HALVES:
             if label not in finished:
                 finished[label] = self._finisher.map(label, totals[label], context)
@@ -291,11 +293,23 @@ def sides_of(arrays: Mapping[str, FloatArray], label: str) -> dict[str, FloatArr
 
 
 def spilled(sums: Sums, folder: Path) -> Sums:
-    """The same sums in a file without a name: it is gone when nobody reads it any more."""
+    """The same sums in a file without a name: it is gone when nobody reads it any more.
+
+    Raises
+    ------
+    ResourceError
+        If the disk is full.
+    """
     arrays: dict[str, FloatArray] = {}
-    for name, array in sums.arrays.items():
-        with tempfile.TemporaryFile(dir=folder) as file:
-            array.tofile(file)
-            file.flush()
-            arrays[name] = np.memmap(file, array.dtype, "r+", shape=array.shape)
+    try:
+        for name, array in sums.arrays.items():
+            with tempfile.TemporaryFile(dir=folder) as file:
+                array.tofile(file)
+                file.flush()
+                arrays[name] = np.memmap(file, array.dtype, "r", shape=array.shape)
+    except OSError as error:
+        raise ResourceError(
+            f"{folder}: the sums of a half, {sums.nbytes:,} bytes, cannot be written there for the time being: "
+            f"{error.strerror or error}; free the disk, or give more --mem"
+        ) from error
     return Sums(arrays)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
 from collections import OrderedDict
 from pathlib import Path
 from types import TracebackType
@@ -13,14 +12,19 @@ from numpy.typing import NDArray
 
 from centralslice.conventions import FloatArray, IntArray
 from centralslice.data.images import ImageStack
+from centralslice.data.mapped import release_pages
 from centralslice.data.tilt_series import TiltSeries
 from centralslice.errors import FormatError
 from centralslice.plugin.registry import Registry
 
 #: Open files at a time.
 OPEN_FILES = 128
-#: Images that cannot be mapped stay decoded up to this much memory, at least those of the tilts in work.
+#: Images that cannot be mapped stay decoded up to this much memory, at least the one in work.
 DECODED_BYTES = 2**28
+#: Pixels of mapped files are given back when so much of them was looked at,
+MAPPED_BYTES = 2**26
+#: which the system maps in pieces of this size.
+_MAPPED_AT_ONCE = 2**16
 
 
 class TiltImages:
@@ -44,12 +48,21 @@ class TiltImages:
                 return found
         return images
 
+    def windows_at_once(self, series: TiltSeries, size: int) -> int:
+        """How many windows of so many pixels can be cut before :meth:`let_go`, of one tilt if images are decoded."""
+        nx, ny = series.image_size
+        touched = min(size, ny) * nx * np.dtype(np.float32).itemsize + 2 * _MAPPED_AT_ONCE
+        return max(1, MAPPED_BYTES // touched)
+
+    def decoded(self, series: TiltSeries) -> bool:
+        """Whether any image of a series cannot be mapped."""
+        return any(self._opened(path)[1] is None for path in series.image_files)
+
     def let_go(self) -> None:
         """Give back the memory of mapped pixels that were looked at; the system keeps them while it has room."""
         for _, mapped in self._open.values():
-            whole = None if mapped is None else mapped.base
-            if isinstance(whole, mmap.mmap):
-                whole.madvise(mmap.MADV_DONTNEED)
+            if mapped is not None:
+                release_pages(mapped)
 
     def stack(self, path: Path) -> ImageStack:
         """An open file of extracted images."""
@@ -75,10 +88,11 @@ class TiltImages:
         key = (path, number)
         found = self._decoded.pop(key, None)
         if found is None:
-            found = stack.read(np.array([number]))[0]
+            needed = 4 * stack.header.shape[0] * stack.header.shape[1]
             held = sum(image.nbytes for image in self._decoded.values())
-            while self._decoded and held + found.nbytes > self._decoded_bytes:
+            while self._decoded and held + needed > self._decoded_bytes:
                 held -= self._decoded.popitem(last=False)[1].nbytes
+            found = stack.read(np.array([number]))[0]
         self._decoded[key] = found
         return found
 

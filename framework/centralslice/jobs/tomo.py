@@ -139,13 +139,24 @@ def _run(
     passes = finishing.sums.passes
     total = len(particles) * passes * (1 if passes == 1 or not finishing.halves else 2)
     kind = RunKind(lambda: tomo_fingerprint(plan), total, block_count(plan))
-    with open_tools(settings, kind, registry, launch.communicator) as tools, TiltImages(registry) as images:
+    with (
+        open_tools(settings, kind, registry, launch.communicator) as tools,
+        TiltImages(registry, plan.choice.decoded_bytes) as images,
+    ):
         reader = WindowReader(plan.slicing, images)
         with ReadAhead(reader.read, PIECES_AHEAD) as ahead:
-            source = TiltSlices(plan.slicing, ahead, plan.block_slices, plan.piece_slices, plan.largest_piece)
+            source = TiltSlices(
+                plan.slicing, ahead, plan.block_slices, plan.choice.piece, plan.choice.largest_piece
+            )
+
+            def before(label: str) -> None:
+                source.buffer.release()  # nothing is inserted while a map is finished
+                watch.before(label)
+
             job = SumsJob(
-                finishing, particles.half_set, watch=watch, master_works=settings.master_works,
-                quanta_of=settings.quanta_of, spill_folder=settings.output if plan.spill else None,
+                finishing, particles.half_set, watch=replace(watch, before=before),
+                master_works=settings.master_works,
+                quanta_of=settings.quanta_of, spill_folder=settings.output if plan.choice.spill else None,
             )  # fmt: skip
             yield SumsRun(job, source, tools), tools
 

@@ -12,31 +12,22 @@ from centralslice.abc.reconstructor import MapGeometry, Reconstructor
 from centralslice.abc.writer import VolumeOptions, Writer
 from centralslice.conventions import FloatArray
 from centralslice.data.tilt_series import TiltParticles
-from centralslice.errors import ParameterError, ResourceError, SelectionError
+from centralslice.errors import ParameterError, SelectionError
 from centralslice.fourier.tilt_slices import TiltCtfMode, TiltSettings
 from centralslice.fourier.windows import Background, window_size
 from centralslice.geometry.groups import operator_product
 from centralslice.geometry.rotations import rotation_z
 from centralslice.jobs.copies import CopyRules, plan_copies
 from centralslice.jobs.finish_plan import FinishPlan
-from centralslice.jobs.make3d_plan import (
-    BASE_BYTES,
-    LEAST_PIECES,
-    check_memory,
-    images_of_block,
-)
+from centralslice.jobs.make3d_plan import check_memory, images_of_block
 from centralslice.jobs.tilt_images import TiltImages, check_tilt_images
+from centralslice.jobs.tomo_memory import ImageBytes, MemoryChoice, TomoMemory
 from centralslice.jobs.tomo_outputs import TomoOutputs, plan_tomo_outputs
 from centralslice.jobs.tomo_selection import TiltSelection, check_rules, select_tilts
 from centralslice.jobs.tomo_settings import HelicalSettings, TomoSettings
 from centralslice.jobs.tomo_slices import TomoSlicing
 from centralslice.plugin.registry import Registry
 from centralslice.runtime.exact_sums import choose_kind, integer_geometry, scheme_bytes
-
-#: Memory of the windows and samples of a piece, where memory is not short.
-PIECE_BYTES = 96 * 2**20
-#: A piece is never meant to be smaller than this many slices.
-LEAST_SLICES = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +44,10 @@ class TomoPlan:
         How sums become maps.
     outputs, writer
         The files, and who writes maps.
-    block_slices, piece_slices, largest_piece
+    block_slices
         Of :class:`centralslice.jobs.tomo_slices.TiltSlices`.
-    spill
-        Whether the sums of half 1 wait on disk while half 2 is summed.
+    memory, choice
+        What memory depends on, and what was chosen.
     source_count
         Particles in the metadata.
     notes
@@ -69,9 +60,8 @@ class TomoPlan:
     outputs: TomoOutputs
     writer: Writer
     block_slices: int
-    piece_slices: int
-    largest_piece: int
-    spill: bool
+    memory: TomoMemory
+    choice: MemoryChoice
     source_count: int
     notes: tuple[str, ...]
 
@@ -93,13 +83,12 @@ class TomoPlan:
     @property
     def memory_bytes(self) -> int:
         """Largest memory of the process, worked out."""
-        sets = 2 if self.finishing.halves and not self.spill else 1
-        return _peak(self.slicing, self.finishing, sets, self.piece_slices)
+        return self.memory.peak(self.choice)
 
     @property
     def worker_bytes(self) -> int:
         """Largest memory of a rank that only inserts."""
-        return BASE_BYTES + self.sums_bytes + _piece_bytes(self.slicing, self.piece_slices)
+        return self.memory.worker_peak(self.choice)
 
     def lines(self) -> list[str]:
         """What ``--dry-run`` prints."""
@@ -119,7 +108,8 @@ class TomoPlan:
             f"method     {finishing.reconstructor!r}",
             f"map        {geometry.image_size} voxels of {geometry.voxel_size_angst:g} Å a side{crop}",
             f"memory     {self.memory_bytes / 1e9:.2f} GB (sums {self.sums_bytes / 1e9:.2f} GB each"
-            f"{', half 1 waits on disk' if self.spill else ''}, finish {finishing.sums.finish_bytes / 1e9:.2f} GB)",
+            f"{', half 1 waits on disk' if self.choice.spill else ''}, "
+            f"finish {finishing.sums.finish_bytes / 1e9:.2f} GB)",
             f"sums       {finishing.sums_kind}; blocks of about {self.block_slices} windows",
             f"threads    {self.settings.threads}",
             *(f"note       {note}" for note in self.notes),
@@ -162,7 +152,7 @@ def plan_tomo(settings: TomoSettings, registry: Registry, particles: TiltParticl
     margins = None if extracted else np.full(len(windows), box / 2) if relion else windows / 2
     source_count = len(particles)
     selection = select_tilts(particles, settings.tilts, settings.subset, settings.split, margins)
-    _check_images(selection, registry)
+    images = _checked_images(selection, registry)
     halves = settings.subset is None and all(
         bool(np.any(selection.particles.half_set == half)) for half in (1, 2)
     )
@@ -189,10 +179,11 @@ def plan_tomo(settings: TomoSettings, registry: Registry, particles: TiltParticl
         iteration_mask=None, symmetry_copies=averaged,
     )  # fmt: skip
     outputs = plan_tomo_outputs(settings, halves, size < box)
-    largest, piece, spill = _pieces(settings, slicing, finishing)
+    memory = TomoMemory(slicing, finishing, images, settings.threads)
+    choice = memory.choose(settings)
     plan = TomoPlan(
         settings, slicing, finishing, outputs, registry.writer_for(outputs.merged, "volume"),
-        images_of_block(int(selection.counts.sum()), largest, sums.nbytes, kind), piece, largest, spill,
+        images_of_block(int(selection.counts.sum()), choice.largest_piece, sums.nbytes, kind), memory, choice,
         source_count, (*particles.notes, *_notes(settings, selection, halves, extracted)),
     )  # fmt: skip
     check_memory(plan.memory_bytes, "--b, --bin or --mem")
@@ -310,71 +301,18 @@ def _background(settings: TomoSettings, relion: bool) -> Background:
     return "none" if relion else "corners"
 
 
-def _check_images(selection: TiltSelection, registry: Registry) -> None:
+def _checked_images(selection: TiltSelection, registry: Registry) -> ImageBytes:
     """Look at the headers of all image files that are used."""
     particles = selection.particles
+    found = [(0, 0, 0)]
     with TiltImages(registry) as images:
-        if particles.stack_files:
-            return
-        for number in np.unique(particles.series_number):
-            check_tilt_images(particles.series[number], images)
-
-
-def _pieces(settings: TomoSettings, slicing: TomoSlicing, finishing: FinishPlan) -> tuple[int, int, bool]:
-    """Slices of a piece where memory is not short, and here; and whether a half must wait on disk.
-
-    Raises
-    ------
-    ResourceError
-        If ``--mem`` cannot be kept.
-    """
-    total = int(slicing.selection.counts.sum())
-    largest = max(LEAST_SLICES, min(1024, PIECE_BYTES // _piece_bytes(slicing, 1)))
-    if finishing.sums_kind == "integer":
-        largest = max(1, min(largest, total // LEAST_PIECES))
-    if settings.memory_gb is None:
-        return largest, largest, False
-    sizes = [largest]
-    while sizes[-1] > LEAST_SLICES:
-        sizes.append(max(LEAST_SLICES, sizes[-1] // 2))
-    choices = [(spill, size) for spill in (False, True) if finishing.halves or not spill for size in sizes]
-    for spill, size in choices:
-        sets = 2 if finishing.halves and not spill else 1
-        if _peak(slicing, finishing, sets, size) <= settings.memory_gb * 1e9:
-            return largest, size, spill
-    least = _peak(slicing, finishing, 1, sizes[-1]) / 1e9
-    raise ResourceError(
-        f"--mem {settings.memory_gb:g}: this run needs {least:.2f} GB at least; give more, a smaller --b, "
-        "or a larger --bin"
-    )
-
-
-def _piece_bytes(slicing: TomoSlicing, slices: int) -> int:
-    """Windows in work and read ahead, and their samples."""
-    settings = slicing.settings
-    window = max(window_size(settings.box, binning) for binning in slicing.binnings)
-    samples = 4 * settings.precision.itemsize * settings.box * (settings.box // 2 + 1)
-    return slices * (2 * 4 * window**2 + samples)
-
-
-def _peak(slicing: TomoSlicing, finishing: FinishPlan, sets: int, slices: int) -> int:
-    """Largest memory of a process that makes the maps."""
-    itemsize, box = finishing.geometry.precision.itemsize, finishing.geometry.image_size
-    # weights and numerator are written map by map; of the maps, those of the halves are kept
-    maps = itemsize * box**3 * (2 if finishing.halves else 0)
-    side = 4 * itemsize * box**3
-    sums = sets * scheme_bytes(finishing.sums_kind, finishing.sums)
-    work = max(_piece_bytes(slicing, slices), finishing.sums.finish_bytes + maps, maps + side)
-    return BASE_BYTES + sums + work + _table_bytes(slicing)
-
-
-def _table_bytes(slicing: TomoSlicing) -> int:
-    """Metadata of the particles, and dose and whitening tables of the tilts."""
-    particles, box = slicing.selection.particles, slicing.settings.box
-    tilts = max(len(series) for series in particles.series)
-    motion = 0 if particles.motion is None else particles.motion.nbytes
-    per_tilt = 4 * box * (box // 2 + 1) * (2 if slicing.whiten else 1)
-    return 400 * len(particles) + motion + 2 * slicing.selection.used.nbytes + 4 * tilts * per_tilt
+        for number in () if particles.stack_files else np.unique(particles.series_number):
+            series = particles.series[number]
+            check_tilt_images(series, images)
+            pixels = 4 * series.image_size[0] * series.image_size[1]
+            decoded = images.decoded(series)
+            found.append((0 if decoded else pixels * len(series), pixels * len(series) * decoded, pixels))
+    return ImageBytes(*np.max(found, axis=0).tolist())
 
 
 def _notes(settings: TomoSettings, selection: TiltSelection, halves: bool, extracted: bool) -> list[str]:

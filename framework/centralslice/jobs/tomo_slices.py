@@ -121,7 +121,6 @@ class WindowReader:
                 windows, left_out = self._windows(int(number), int(group), chosen)
                 found.append(windows)
                 blank += left_out
-        self._images.let_go()
         return found, blank
 
     def _windows(self, number: int, group: int, rows: IntArray) -> tuple[Windows, list[int]]:
@@ -160,10 +159,24 @@ class WindowReader:
         centres = image_positions(series, particles.positions[rows], motion_of(particles, rows, len(series)))
         size = window_size(slicing.settings.box, slicing.binnings[number])
         corners, origins = window_corners(centres[which, tilt], size)
-        wanted, at = np.unique(tilt, return_inverse=True)
-        images = self._images.tilts(series, wanted)
-        pixels, flags = cut_windows(images, at, corners, size, slicing.background)
+        pixels = np.empty((len(tilt), size, size), np.float32)
+        flags = np.empty(len(tilt), np.int64)
+        for part in self._parts(series, tilt, size):
+            wanted, at = np.unique(tilt[part], return_inverse=True)
+            images = self._images.tilts(series, wanted)
+            pixels[part], flags[part] = cut_windows(images, at, corners[part], size, slicing.background)
+            self._images.let_go()
         return pixels, origins, flags
+
+    def _parts(self, series: TiltSeries, tilt: IntArray, size: int) -> Iterator[IntArray]:
+        """Numbers of windows that are cut at a time, tilt by tilt: few enough for the memory of their images."""
+        order, step = np.argsort(tilt, kind="stable"), self._images.windows_at_once(series, size)
+        if self._images.decoded(series):
+            ends = np.flatnonzero(np.diff(tilt[order])) + 1
+            yield from np.split(order, ends)
+            return
+        for start in range(0, len(order), step):
+            yield order[start : start + step]
 
     def _extracted(
         self, series: TiltSeries, rows: IntArray, which: IntArray, tilt: IntArray
@@ -194,8 +207,11 @@ class WindowReader:
         if number not in self._curves:
             series = self._slicing.selection.particles.series[number]
             size = window_size(self._slicing.settings.box, self._slicing.binnings[number])
-            images = (self._images.tilts(series, np.array([tilt]))[0] for tilt in range(len(series)))
-            self._curves[number] = np.stack([whitening_curve(image, size) for image in images])
+            curves = []
+            for tilt in range(len(series)):
+                curves.append(whitening_curve(self._images.tilts(series, np.array([tilt]))[0], size))
+                self._images.let_go()
+            self._curves[number] = np.stack(curves)
         return self._curves[number]
 
 

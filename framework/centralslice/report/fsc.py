@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from centralslice.data.files import atomic_output
 from centralslice.fourier.shells import ShellCorrelation
 from centralslice.plugin.registry import Registry
 from centralslice.report.figures import new_figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _LABELS = {
     "unmasked": "rlnFourierShellCorrelationUnmaskedMaps",

@@ -20,6 +20,7 @@ import h5py
 import numpy as np
 
 from centralslice.data.files import publish
+from centralslice.data.mapped import release_pages
 from centralslice.errors import ParameterError, ResourceError
 from centralslice.runtime.checkpoint_records import (
     FORMAT,
@@ -160,4 +161,5 @@ def _write_array(file: BinaryIO, record: ArrayRecord, array: AnyArray) -> ArrayR
         data = piece.reshape(-1).view(np.uint8).data
         checksums.append(zlib.crc32(data))
         file.write(data)
+        release_pages(array)
     return replace(record, checksums=tuple(checksums))
