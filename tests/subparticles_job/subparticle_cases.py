@@ -76,21 +76,21 @@ def blob(
     return GaussianPhantom(places, rng.uniform(*sigma, count), rng.uniform(0.5, 1.5, count))
 
 
-def make_ring(folder: Path, sym: str = "d3", count: int = 60, **changed: Any) -> Ring:
+def make_ring(folder: Path, sym: str = "d3", count: int = 60, pixel: float = PIXEL, **changed: Any) -> Ring:
     """Simulate it."""
-    centre = np.array(CENTRE) * PIXEL
-    unit = blob(centre, 3.5 * PIXEL, 12, (1.1 * PIXEL, 1.6 * PIXEL), 1)
+    centre = np.array(CENTRE) * pixel
+    unit = blob(centre, 3.5 * pixel, 12, (1.1 * pixel, 1.6 * pixel), 1)
     given: dict[str, Any] = {
-        "seed": 5, "max_shift_angst": 2 * PIXEL, "defocus_range_angst": (8000.0, 18000.0),
+        "seed": 5, "max_shift_angst": 2 * pixel, "defocus_range_angst": (8000.0, 18000.0),
         "astigmatism_angst": 1500.0, **changed,
     }  # fmt: skip
-    settings = SimulationSettings(count, BOX, PIXEL, **given)
+    settings = SimulationSettings(count, BOX, pixel, **given)
     outputs = SimulationOutputs(
         folder / "p.star", folder / "p.mrcs", folder / "truth.mrc",
         {"table": StarWriter(), "stack": MrcWriter(), "truth": MrcWriter()},
     )  # fmt: skip
     write_simulation(unit.symmetrised(shared_registry().symmetry(sym)), settings, outputs)
-    write_mrc(folder / "keep.mrc", soft_ball(BOX, CENTRE, 5.0))
+    write_mrc(folder / "keep.mrc", soft_ball(BOX, CENTRE, 5.0), pixel)
     return Ring(folder, count, sym)
 
 

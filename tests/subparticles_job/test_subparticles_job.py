@@ -153,6 +153,9 @@ def in_process(words: list[str], ranks: int) -> list[object]:
 def test_any_number_of_ranks_makes_the_same_bytes(
     ring: Ring, tmp_path: Path, ranks: int, options: list[str]
 ) -> None:
+    if options:
+        (tmp_path / "fine").mkdir()
+        ring = make_ring(tmp_path / "fine", pixel=2.0, count=40)
     words = [word for word in ring.words(tmp_path / "sub.mrcs", *options) if word != "--no-adjust-defocus"]
     (tmp_path / "one").mkdir()
     alone = [*words, "--force"]

@@ -27,6 +27,8 @@ from centralslice.runtime.threads import Threads
 
 #: Where EMAN2 projects say which invariant they use, and the key.
 PROJECT, PROJECT_KEY = Path("info/project.json"), "global.invariant_type"
+#: The sign of the defocus change is judged by what is finer than this, Å.
+HAND_ANGST = 6.0
 #: Images of a block of parents and of their sub-particles take about this.
 BLOCK_BYTES = 48 << 20
 #: Parents in a block at most.
@@ -178,6 +180,7 @@ def plan_subparticles(settings: SubparticleSettings, registry: Registry) -> Subp
         if not settings.expand_only:
             box = check_stacks(particles, pool).shape[0]
     modes, notes = _ctf_modes(particles, source, settings)
+    _check_hand(particles, modes, settings)
     with Threads(settings.threads) as threads:
         design = make_design(settings, source, particles, box, registry, threads.map)
     invariant, said = _invariant(settings, eman2, design.new_box)
@@ -256,6 +259,19 @@ def _used(source: SubparticleSource, settings: SubparticleSettings) -> tuple[Par
     if not len(rows):
         raise SelectionError(f"{source.particles.source}: no particle is left")
     return (source.particles if len(rows) == len(source.particles) else source.particles.take(rows)), rows
+
+
+def _check_hand(particles: Particles, modes: tuple[CtfMode, ...], settings: SubparticleSettings) -> None:
+    """Refuse to find the sign of the defocus change from images that do not feel it."""
+    if settings.crop.hand != "auto" or settings.expand_only or settings.ssnr:
+        return
+    finest = 2 * max(group.pixel_size_angst for group in particles.optics)
+    if finest >= HAND_ANGST or "none" in modes:
+        what = "images without a CTF" if "none" in modes else f"images that end at {finest:g} Å"
+        raise ParameterError(
+            f"--defocus-hand auto: looks at what is finer than {HAND_ANGST:g} Å, which {what} cannot show; give 1, -1 "
+            "or --no-adjust-defocus"
+        )
 
 
 def _ctf_modes(
