@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from centralslice.data.images import ImageStack
-from centralslice.data.particles import Particles
+from centralslice.data.particles import OpticsGroup, Particles
 from centralslice.data.refinement import SourceRequest, SubparticleSource
 from centralslice.data.tilt_series import TiltParticles
 from centralslice.data.volume import Volume
 from centralslice.errors import FormatError
 
 ShiftConvention = Literal["projection", "recentre"]
+#: What was done to IMOD's reconstruction before particles were picked: ``trimvol -rx``, ``trimvol -yz``, nothing.
+VolumeFlip = Literal["rx", "yz", "none"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,18 +43,80 @@ class ReadRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class AlignedSeries:
+    """One tilt series that was aligned outside RELION, and the particles in its tomogram.
+
+    Attributes
+    ----------
+    images
+        The stack as it was recorded, not aligned.
+    alignment
+        IMOD's transforms (.xf) or AreTomo's alignment (.aln).
+    coordinates
+        The particles: STAR, or columns x y z [rot tilt psi].
+    size
+        (x, y, z) of the tomogram in unbinned pixels, y along the tilt axis.
+    microscope
+        Pixel size of the images, Å; voltage 0 if no CTF is wanted.
+    hand
+        ±1, as RELION's ``rlnTomoHand``.
+    tilt_angles, x_tilts, tilt_command
+        IMOD's .tlt, .xtilt and tilt.com, or None.
+    defocus
+        Defocus of each tilt: CTFFIND's table or IMOD's .defocus file, or None.
+    doses
+        Dose in e/Å² before each tilt, one a line, or None.
+    dose_per_tilt, tilt_order
+        Instead of ``doses``: e/Å² of one tilt, and SerialEM's .mdoc or each tilt's place in time, one a line.
+    coordinate_binning
+        Unbinned pixels in a pixel that coordinates are in.
+    first_pixel
+        (x, y, z) coordinates of the centre of the tomogram's first pixel.
+    flip
+        How the tomogram lies that coordinates are of.
+    """
+
+    images: Path
+    alignment: Path
+    coordinates: Path
+    size: tuple[int, int, int]
+    microscope: OpticsGroup
+    hand: float = -1.0
+    tilt_angles: Path | None = None
+    x_tilts: Path | None = None
+    tilt_command: Path | None = None
+    defocus: Path | None = None
+    doses: Path | None = None
+    dose_per_tilt: float | None = None
+    tilt_order: Path | None = None
+    coordinate_binning: float = 1.0
+    first_pixel: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    flip: VolumeFlip = "rx"
+
+    def files(self) -> tuple[Path, ...]:
+        """Every file that is given, the images apart."""
+        named = (
+            self.alignment, self.coordinates, self.tilt_angles, self.x_tilts, self.tilt_command, self.defocus,
+            self.doses, self.tilt_order,
+        )  # fmt: skip
+        return tuple(path for path in named if path is not None)
+
+
+@dataclass(frozen=True, slots=True)
 class TiltReadRequest:
     """How particles in tilt series are to be read.
 
     Attributes
     ----------
     path
-        Optimisation set, or the particles where there is none.
+        Optimisation set, or the particles where there is none; with ``series`` its alignment.
     particles, tomograms, trajectories
         Files that are taken instead of those that an optimisation set names, or None.
     base
         Folder that relative paths in the files start from, beside the folder of the file itself; None: the
         working directory.
+    series
+        One tilt series with an alignment of its own, instead of a project, or None.
     """
 
     path: Path
@@ -60,6 +124,7 @@ class TiltReadRequest:
     tomograms: Path | None = None
     trajectories: Path | None = None
     base: Path | None = None
+    series: AlignedSeries | None = None
 
 
 class Reader(ABC):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 from centralslice.cli.options import Subparsers, open_registry
 from centralslice.cli.running import add_running, checkpoint_seconds, thread_count
+from centralslice.cli.tomo_alignment import add_alignment, aligned_series
 from centralslice.errors import EXIT_INTERRUPTED, EXIT_REQUEUE, ParameterError
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ def add_parser(subparsers: Subparsers) -> None:
         epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     _add_files(parser)
+    add_alignment(parser)
     _add_selection(parser)
     _add_method(parser)
     _add_maps(parser)
@@ -237,6 +239,7 @@ def settings_from(given: argparse.Namespace) -> TomoSettings:
     limits = None if given.tilt_range is None else (given.tilt_range[0], given.tilt_range[1])
     return TomoSettings(
         output=given.o, optimisation_set=given.i, particles=given.p, tomograms=given.t, trajectories=given.mot,
+        series=aligned_series(given),
         box=given.b, crop=given.crop if given.crop > 0 else None, binning=given.bin, taper=given.taper,
         mode=given.mode, snr=given.snr if given.snr is not None and given.snr > 0 else None, sym=given.sym,
         helix=HelicalSettings(given.nr_helical_asu, given.helical_twist, given.helical_rise),

@@ -229,7 +229,9 @@ def _write(
 def _inputs(plan: TomoPlan) -> list[Path]:
     settings = plan.settings
     named = (settings.optimisation_set, settings.tomograms, settings.trajectories, plan.particles.source)
-    return [*dict.fromkeys(path for path in named if path is not None), *image_files(plan.particles)[:100]]
+    others = () if settings.series is None else settings.series.files()
+    files = dict.fromkeys(path for path in (*named, *others) if path is not None)
+    return [*files, *image_files(plan.particles)[:100]]
 
 
 def _facts(plan: TomoPlan, launch: Launch, result: TomoResult) -> dict[str, Any]:

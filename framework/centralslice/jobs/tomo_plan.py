@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from centralslice.abc.reader import TiltReadRequest
+from centralslice.abc.reader import AlignedSeries, TiltReadRequest
 from centralslice.abc.reconstructor import MapGeometry, Reconstructor
 from centralslice.abc.writer import VolumeOptions, Writer
 from centralslice.conventions import FloatArray
@@ -119,17 +119,41 @@ class TomoPlan:
 
 def read_tilt_particles(settings: TomoSettings, registry: Registry) -> TiltParticles:
     """The particles of the input as its reader gives them."""
-    if settings.optimisation_set is None and settings.particles is None:
+    if settings.series is not None:
+        _check_series(settings, settings.series)
+    elif settings.optimisation_set is None and settings.particles is None:
         raise ParameterError(
-            "--i or --p: give an optimisation set, or particles with --p and tomograms with --t"
+            "--i or --p: give an optimisation set, or particles with --p and tomograms with --t, or a tilt series "
+            "with --tilt-series, --alignment and --coordinates"
         )
     path = settings.source
     particles_file = None if settings.optimisation_set is None else settings.particles
-    request = TiltReadRequest(path, particles_file, settings.tomograms, settings.trajectories)
+    request = TiltReadRequest(
+        path, particles_file, settings.tomograms, settings.trajectories, series=settings.series
+    )
     particles: TiltParticles = registry.reader_for(path, "tilt_particles").read_tilt_particles(request)
     if len(particles) == 0:
         raise SelectionError(f"{path}: holds no particles")
     return particles
+
+
+def _check_series(settings: TomoSettings, series: AlignedSeries) -> None:
+    """Refuse a tilt series beside a project, and a CTF of which nothing is known."""
+    project = {
+        "--i": settings.optimisation_set, "--p": settings.particles, "--t": settings.tomograms,
+        "--mot": settings.trajectories,
+    }  # fmt: skip
+    for option, path in project.items():
+        if path is not None:
+            raise ParameterError(f"{option} {path}: not with --tilt-series; give a project or one tilt series")
+    if not settings.ctf:
+        return
+    if series.defocus is None:
+        raise ParameterError(
+            "--defocus-file: CTF weighting needs the defocus of each tilt (CTFFIND or IMOD); or give --no-ctf"
+        )
+    if series.microscope.voltage_kv <= 0:
+        raise ParameterError("--kv: CTF weighting needs the voltage; or give --no-ctf")
 
 
 def plan_tomo(settings: TomoSettings, registry: Registry, particles: TiltParticles) -> TomoPlan:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from centralslice.abc.reader import AlignedSeries
+
 
 @dataclass(frozen=True, slots=True)
 class HelicalSettings:
@@ -48,6 +50,8 @@ class TomoSettings:
         Folder of the maps.
     optimisation_set, particles, tomograms, trajectories
         ``--i --p --t --mot``.
+    series
+        A tilt series that IMOD or AreTomo aligned, instead of these, or None.
     box, crop, binning, taper
         ``--b --crop --bin --taper``.
     memory_gb
@@ -63,6 +67,7 @@ class TomoSettings:
     particles: Path | None = None
     tomograms: Path | None = None
     trajectories: Path | None = None
+    series: AlignedSeries | None = None
     box: int | None = None
     crop: int | None = None
     binning: float = 1.0
@@ -101,5 +106,7 @@ class TomoSettings:
     @property
     def source(self) -> Path:
         """The file to be named in messages."""
+        if self.series is not None:
+            return self.series.alignment
         found = self.optimisation_set or self.particles
         return found if found is not None else Path()

@@ -19,6 +19,11 @@ READERS = (
         "particles in tilt series: RELION 5 and 4 tomography projects, WarpTools exports",
         f"{_HOME}.relion_tomo:RelionTomoReader",
     ),
+    PluginDescription(
+        "tilt_alignment",
+        "particles in a tilt series that IMOD (.xf, .tlt) or AreTomo (.aln) aligned",
+        f"{_HOME}.tilt_alignment:TiltAlignmentReader",
+    ),
     PluginDescription("tiff", "TIFF images and image stacks", f"{_HOME}.tiff:TiffReader"),
     PluginDescription("mrc", "MRC images, stacks and maps", f"{_HOME}.mrc:MrcReader"),
     PluginDescription(
