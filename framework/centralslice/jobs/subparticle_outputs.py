@@ -166,10 +166,21 @@ def summary_facts(plan: SubparticlePlan, results: Results) -> dict[str, Any]:
         "residual_correlation_median": float(np.median(correlation)) if len(correlation) else None,
         "largest_move_px": np.abs(results.moves_px).max(initial=0),
         "gains": gains,
-        "defocus_hand": {"chosen": results.hand, "scores_plus_minus_none": results.hand_scores.tolist()},
+        "defocus_hand": {
+            "chosen": results.hand, "scores_plus_minus_none": results.hand_scores.tolist(),
+            "margin": _margin(results.hand_scores),
+        },
         "centre_angst": plan.design.centre_angst.tolist(),
         **plan.design.facts,
     }  # fmt: skip
+
+
+def _margin(scores: FloatArray) -> float | None:
+    """By how much of itself the best score is above the second."""
+    if len(scores) < 2:
+        return None
+    second, best = np.sort(scores)[-2:]
+    return float((best - second) / abs(best)) if best else 0.0
 
 
 def write_run_manifest(

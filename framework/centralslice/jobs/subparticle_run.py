@@ -29,6 +29,8 @@ from centralslice.runtime.schedule import BlockReport, run_stage
 SAMPLE_BLOCK = 16
 #: Sub-particles the sign of the defocus change is judged by.
 HAND_SUBPARTICLES = 500
+#: In the order of their scores.
+HANDS = (1.0, -1.0, 0.0)
 #: Sub-particles whose making is shown in the report.
 EXAMPLES = 4
 
@@ -68,8 +70,9 @@ class SubparticleRun:
 
     def extract_all(self) -> None:
         """Every sub-particle of every half set. Collective."""
-        for half in self.plan.halves:
-            self._extract_half(half)
+        with self._tools.signals or nullcontext():  # between stages too: they may be short
+            for half in self.plan.halves:
+                self._extract_half(half)
 
     def _extract_half(self, half: int) -> None:
         """One half set: its map is read, and forgotten before the next."""
@@ -232,7 +235,7 @@ class SubparticleRun:
         if self.results is not None:
             total = np.sum([scores[block] for block in sorted(scores)], axis=0)
             self.results.hand_scores = total
-            self.results.hand = (1.0, -1.0, 0.0)[int(np.argmax(total))]
+            self.results.hand = HANDS[int(np.argmax(total))]
 
     def _with_hand(self, engine: HalfEngine) -> HalfEngine:
         """The engine again, if the sign that was found changes it."""
@@ -300,8 +303,7 @@ class SubparticleRun:
         todo = sorted(set(range(len(blocks))) - set(done))
         stage = _Stage(self, label if lasting else "", blocks, work, done)
         begun = time.perf_counter()
-        with tools.signals or nullcontext():
-            run_stage(tools.communicator, todo, stage, tools.overseer, self.plan.settings.master_works)
+        run_stage(tools.communicator, todo, stage, tools.overseer, self.plan.settings.master_works)
         self.seconds[label] = time.perf_counter() - begun
         if tools.is_master and isinstance(tools.overseer.observe, _Collector):
             tools.overseer.observe = tools.overseer.observe.before
