@@ -83,11 +83,11 @@ def test_several_ranks_on_a_host_are_remarked_on_with_figures(plan: Make3dPlan) 
     hosts = [Host("one", (0, 1, 2, 3), 10**12), Host("two", (4, 5, 6, 7), 10**12), Host("x", (8,), 10**12)]
     notes = layout_notes(plan, hosts)
     sums, needed = scheme_bytes(plan.sums_kind, plan.sums), plan.memory_bytes + 3 * plan.worker_bytes
-    assert notes == (
+    assert notes == [
         f"4 ranks on host one each hold {sums / 1e9:.2f} GB of sums, {needed / 1e9:.2f} GB with all else; "
         f"one rank a host with --threads 8 needs {plan.memory_bytes / 1e9:.2f} GB",
         "the same on 1 more host(s)",
-    )
+    ]
 
 
 def test_more_ranks_than_a_host_can_hold_are_refused_with_what_fits(plan: Make3dPlan) -> None:

@@ -22,6 +22,7 @@ from centralslice import __version__
 from centralslice.cli.options import Parser, Subparsers, did_you_mean, normalise
 from centralslice.errors import CentralsliceError, ParameterError, exit_code
 from centralslice.runtime.kernel_cache import choose_kernel_folder
+from centralslice.runtime.kernel_saving import go_on_without_cache
 
 #: In the order of the help text.
 COMMANDS = ("make3d", "tomo", "subparticles", "process", "simulate", "launch", "checkpoint", "plugins")
@@ -140,6 +141,7 @@ def _dispatch(given: list[str]) -> int:
         return exit_code(ParameterError())
     arguments.command_line = given
     choose_kernel_folder()  # before the command imports numba
+    go_on_without_cache(quiet=_is_silent_rank())
     return command(chosen).run(arguments)
 
 
