@@ -101,7 +101,7 @@ def test_every_option_is_described_and_every_described_option_exists(command: st
     shared = {"-h", "--help", "--debug"}
     text = section(DOCS / "reference/command-line.md", command)
     described = set(
-        re.findall(r"(?<![\w-])(--?[a-z][\w-]*)", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
+        re.findall(r"(?<![\w-])(--?[a-zA-Z][\w-]*)", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
     )
     existing = set(options_of(subparser(command))) - shared
     assert {name for name in existing if not name.startswith("-")} <= set(re.findall(r"[\w./|]+", text))
@@ -109,7 +109,7 @@ def test_every_option_is_described_and_every_described_option_exists(command: st
     assert {name for name in existing if name.startswith("-")} <= described
 
 
-@pytest.mark.parametrize("command", ["make3d", "process", "simulate"])
+@pytest.mark.parametrize("command", ["make3d", "tomo", "process", "simulate"])
 def test_defaults_in_the_manual_are_those_of_the_program(command: str) -> None:
     text = section(DOCS / "reference/command-line.md", command)
     for action in subparser(command)._actions:
