@@ -17,7 +17,7 @@ import pytest
 from centralslice.abc.reader import TiltReadRequest
 from centralslice.cli import main
 from centralslice.data.tilt_series import TiltParticles
-from centralslice.fourier.shells import fourier_shell_correlation, soft_sphere
+from centralslice.fourier.shells import fourier_shell_correlation, shell_numbers, soft_sphere
 from centralslice.geometry.gaussians import GaussianPhantom, random_phantom
 from centralslice.jobs.simulate_tomo import TomoOutputs, write_tomo_project
 from centralslice.jobs.simulate_tomo_settings import (
@@ -37,7 +37,7 @@ WRITERS = {".star": StarWriter(), ".mrcs": MrcWriter(), ".mrc": MrcWriter(), ".j
 #: Box of the true maps and pixel size in Å, unless a test says otherwise.
 BOX, PIXEL = 48, 4.0
 #: Gaussians inside 11 voxels, so that CTF-spread signal stays in the windows.
-PHANTOM = random_phantom(14, (1.5 * PIXEL, 2.2 * PIXEL), 11 * PIXEL, 8)
+PHANTOM = random_phantom(14, (1.2 * PIXEL, 2.0 * PIXEL), 11 * PIXEL, 8)
 
 #: Block of a STAR file: label to text (a list), or label to texts (a loop).
 Block = dict[str, Any]
@@ -189,8 +189,11 @@ def simulate(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Project]
 
 @pytest.fixture(scope="session")
 def plain(simulate: Callable[..., Project]) -> Project:
-    """Views from everywhere, no CTF, no noise, no dose: 2,400 windows."""
-    return simulate(tomograms=40, random_directions=60, defocus_range_angst=None)
+    """Views from everywhere, a CTF of 1, no noise, no dose: 2,400 windows."""
+    return simulate(
+        tomograms=40, random_directions=60, defocus_range_angst=None, amplitude_contrast=1.0,
+        spherical_aberration_mm=0.0,
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="session")
@@ -303,11 +306,29 @@ def fsc_curve() -> Callable[..., np.ndarray]:
 
 @pytest.fixture(scope="session")
 def likeness() -> Callable[..., float]:
-    """Mean FSC to the truth up to 7/8 of Nyquist under a soft sphere of a third of the box."""
+    """Mean FSC to the truth up to 3/4 of Nyquist under a soft sphere of a third of the box."""
 
     def measure(data: np.ndarray, truth: np.ndarray) -> float:
         size = len(truth)
-        return float(fsc_to(data, truth, size / 3, 5)[1 : round(0.875 * size / 2)].mean())
+        return float(fsc_to(data, truth, size / 3, 5)[1 : round(0.375 * size)].mean())
+
+    return measure
+
+
+@pytest.fixture(scope="session")
+def misfit() -> Callable[..., float]:
+    """Relative rms difference from the truth in a shell, mean of all up to 3/4 of Nyquist: every shell counts alike.
+
+    Averages over views with wrong phases lose amplitude, which an FSC without noise does not show.
+    """
+
+    def measure(data: np.ndarray, truth: np.ndarray) -> float:
+        size = len(truth)
+        mask = soft_sphere(size, size / 3, 5)
+        difference, power = (np.abs(np.fft.rfftn(values * mask)) ** 2 for values in (data - truth, truth))
+        shells = shell_numbers(size).ravel()
+        sums = [np.bincount(shells, values.ravel()) for values in (difference, power)]
+        return float(np.sqrt(sums[0] / sums[1])[1 : round(0.375 * size)].mean())
 
     return measure
 
