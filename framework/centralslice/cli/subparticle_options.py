@@ -213,57 +213,52 @@ def _bad_pairs(given: argparse.Namespace) -> list[tuple[str, bool]]:
     ]  # fmt: skip
 
 
+#: Option and what it is unless given.
+_USUAL = (
+    ("scale_mode", "group"), ("fill", "mean"), ("edge", "flag"), ("depth_slabs", 1), ("localrefine", 0.0),
+    ("debug_strips", 0), ("newbox", "-1"), ("masked", "no"), ("defocus_hand", "1"), ("cosets", "auto"),
+    ("sym_mode", "auto"),
+)  # fmt: skip
+#: Options of extraction, of subtraction, and of sub-particles, which some modes do not have.
+_EXTRACTION = (
+    "subunitmask", "subtractmask", "outermask", "maskall", "vectors", "center", "invartype", "stack_format",
+    "recenter_on_mask", "subpixel", "float16", "no_subtract", "keep_dc", "pad", "align_z", "mindist", "keep_all",
+    "scale_mode", "fill", "edge", "depth_slabs", "localrefine", "debug_strips", "newbox", "masked", "defocus_hand",
+    "cosets", "sym_mode",
+)  # fmt: skip
+_COPIES = ("sym", "relax_sym", "randomize", "helix", "unique", "side", "top")
+_SUBTRACTION = ("scale_mode", "keep_dc", "depth_slabs", "subtractmask", "maskall", "sym_mode")
+_NOT_THE_PEERS = (
+    *_COPIES[1:], "vectors", "center", "pad", "subtractmask", "mindist", "align_z", "subpixel", "keep_dc",
+    "no_subtract", "recenter_on_mask", "scale_mode", "fill", "depth_slabs", "localrefine", "debug_strips",
+    "defocus_hand", "phase_flipped", "maskdilate",
+)  # fmt: skip
+
+
+def _given(given: argparse.Namespace, names: tuple[str, ...]) -> str:
+    """The first of these options that was given, as it is typed, or nothing."""
+    usual = dict(_USUAL)
+    for name in names:
+        value = getattr(given, name)
+        if value != usual[name] if name in usual else value not in (None, False):
+            return f"--{name.replace('_', '-')}"
+    return ""
+
+
 def _bad_modes(given: argparse.Namespace) -> list[tuple[str, bool]]:
     """Options that a mode would leave unused."""
-    masks = ("subunitmask", "subtractmask", "outermask", "maskall")
-    cutting = [
-        name
-        for name in (*masks, "vectors", "center", "invartype", "stack_format")
-        if getattr(given, name) is not None
-    ]
-    cutting += [
-        name
-        for name in ("recenter_on_mask", "subpixel", "float16", "no_subtract", "keep_dc")
-        if getattr(given, name)
-    ]
-    cutting += [
-        name
-        for name, usual in (("newbox", "-1"), ("masked", "no"), ("debug_strips", 0))
-        if getattr(given, name) != usual
-    ]
-    only = "--expand-only" if given.expand_only else "--ssnr"
-    named = f"--{cutting[0].replace('_', '-')}" if cutting else ""
-    peers = ("relax_sym", "randomize", "align_z", "subpixel", "keep_dc", "no_subtract", "helix")
-    foreign = [name for name in peers if getattr(given, name)]
-    foreign += [
-        name
-        for name in (
-            "vectors",
-            "center",
-            "pad",
-            "subtractmask",
-            "phase_flipped",
-            "unique",
-            "side",
-            "top",
-            "mindist",
-        )
-        if getattr(given, name) is not None
-    ]
-    unusual = (
-        ("scale_mode", "group"),
-        ("fill", "mean"),
-        ("depth_slabs", 1),
-        ("localrefine", 0.0),
-        ("debug_strips", 0),
-        ("ctf", "auto"),
-    )
-    foreign += [name for name, usual in unusual if getattr(given, name) != usual]
-    compat = f"--{foreign[0].replace('_', '-')}" if foreign else ""
+    expanded = _given(given, _EXTRACTION) if given.expand_only else ""
+    counted = _given(given, (*_EXTRACTION, *_COPIES)) if given.ssnr else ""
+    moved = _given(given, _SUBTRACTION) if given.no_subtract else ""
+    compat = _given(given, _NOT_THE_PEERS) if given.compat is not None else ""
+    masks = (given.subunitmask, given.subtractmask, given.outermask)
     return [
         ("--expand-only and --ssnr exclude each other", given.expand_only and given.ssnr),
-        (f"{named}: not with {only}, which makes no images", (given.expand_only or given.ssnr) and bool(cutting)),
-        (f"{compat}: not with --compat eman2, which cannot do it", given.compat is not None and bool(foreign)),
+        (f"{expanded}: not with --expand-only, which makes no images", bool(expanded)),
+        (f"{counted}: not with --ssnr, which makes no sub-particles", bool(counted)),
+        (f"{moved}: not with --no-subtract", bool(moved)),
+        (f"{compat}: not with --compat eman2, which cannot do it", bool(compat)),
         ("--compat eman2: only for a refine_XX folder", given.compat is not None and given.folder is None),
         ("--align-z: with --center none there is no direction", given.align_z and given.center == "none"),
+        ("--masked: needs --subunitmask, --subtractmask or --outermask", given.masked != "no" and masks == (None,) * 3),
     ]  # fmt: skip

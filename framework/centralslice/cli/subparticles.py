@@ -168,7 +168,7 @@ def _add_crop(parser: argparse.ArgumentParser) -> None:
     )
     add("--center", metavar="C",
         help="density: centre of mass of the kept density; mask: of the mask; x,y,z: voxels from the map's centre "
-        "(x,y,zA: Å); none: do not move [density]")  # fmt: skip
+        "(x,y,zA: Å; --center=-5,0,0 with a minus first); none: do not move [density]")  # fmt: skip
     add("--recenter-on-mask", action="store_true", help="the same as --center mask")
     add(
         "--subpixel",

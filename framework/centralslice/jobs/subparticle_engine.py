@@ -16,7 +16,7 @@ from centralslice.jobs.particle_images import StackPool
 from centralslice.jobs.subparticle_gain import GroupGain, RingStatistics, grouping
 from centralslice.jobs.subparticle_masks import whole_mask
 from centralslice.jobs.subparticle_optics import GroupTables, ModelSettings, group_tables
-from centralslice.jobs.subparticle_plan import SubparticlePlan
+from centralslice.jobs.subparticle_plan import READ_OVERSAMPLING, READ_WIDTH, SubparticlePlan
 from centralslice.jobs.subparticle_refine import refine_poses
 from centralslice.jobs.subparticle_rows import Rows, parents_of, rows_of
 from centralslice.jobs.subparticle_ssnr import ring_powers
@@ -35,8 +35,6 @@ from centralslice.jobs.subparticle_volumes import Masks, need_keep, read_map, re
 from centralslice.jobs.subparticle_window import Mask2D, mask_reader
 from centralslice.plugin.registry import Registry
 
-#: Window and grid by which maps are read.
-READ_WIDTH, READ_OVERSAMPLING = 4, 2.0
 #: Sub-particle images that are held at a time, bytes, beyond one parent's first few.
 _IMAGE_BYTES = 48 << 20
 _EDGE_PX = 5.0
@@ -284,7 +282,7 @@ class HalfEngine:
     def _maps(self, part: int) -> ModelMaps:
         """The map without the kept part, for a part of the candidates; only the latest is kept."""
         if self._masks.excluded is None:
-            return ModelMaps(self.full, None)
+            return ModelMaps(self.full, self.full)  # nothing is subtracted
         if self._excluded is None or self._excluded[0] != part:
             excluded = self._masks.excluded
             if self.plan.design.mask_only:

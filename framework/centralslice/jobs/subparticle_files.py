@@ -11,6 +11,8 @@ from centralslice.errors import ParameterError
 from centralslice.jobs.subparticle_settings import NO_OUTPUT, SubparticleSettings
 from centralslice.plugin.registry import Registry
 
+#: Where EMAN2's projects have their sets.
+SETS = Path("sets")
 _MRC_SUFFIXES = (".mrcs", ".mrc", ".st")
 
 
@@ -58,7 +60,7 @@ def partial_of(path: Path) -> Path:
 
 
 def output_stack(settings: SubparticleSettings, stem: str, eman2: bool) -> Path:
-    """The stack's name: as asked, or the refinement's stem with the suffix of its program.
+    """The stack's name: as asked, or the refinement's stem with its program's suffix, in ``sets`` if that is there.
 
     Raises
     ------
@@ -67,7 +69,8 @@ def output_stack(settings: SubparticleSettings, stem: str, eman2: bool) -> Path:
     """
     wanted = settings.stack_format or ("hdf" if eman2 and settings.output == NO_OUTPUT else None)
     if settings.output == NO_OUTPUT:
-        return Path(f"{stem}.{wanted or 'mrcs'}")
+        folder = SETS if eman2 and SETS.is_dir() else Path()
+        return folder / f"{stem}.{wanted or 'mrcs'}"
     output = settings.output
     if not output.name or output.is_dir():
         raise ParameterError(f"--output {output}: is a folder; give the name of a file to write")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,9 +13,10 @@ import numpy as np
 
 from centralslice.conventions import BoolArray, IntArray
 from centralslice.data.particles import Particles
-from centralslice.errors import FormatError, ParameterError, SelectionError
+from centralslice.errors import FormatError, ParameterError, ResourceError, SelectionError
 from centralslice.fourier.invariants import invariant_shape
 from centralslice.fourier.prepare import CtfMode
+from centralslice.fourier.slice_reading import reader_bytes
 from centralslice.jobs.particle_images import StackPool, check_stacks
 from centralslice.jobs.subparticle_design import Design, make_design
 from centralslice.jobs.subparticle_files import SubparticleFiles, check_files, output_stack, plan_files
@@ -31,6 +33,10 @@ PROJECT, PROJECT_KEY = Path("info/project.json"), "global.invariant_type"
 HAND_ANGST = 6.0
 #: Images of a block of parents and of their sub-particles take about this.
 BLOCK_BYTES = 48 << 20
+#: What is kept of each sub-particle until the table is written.
+ROW_BYTES = 1000
+#: Window and grid by which maps are read.
+READ_WIDTH, READ_OVERSAMPLING = 4, 2.0
 #: Parents in a block at most.
 MOST_PARENTS = 64
 #: Parents whose geometry is worked out at a time.
@@ -138,6 +144,16 @@ class SubparticlePlan:
         made = rows_of(parents_of(self.particles, parents), self.design.candidates, layout.chosen(parents))
         return made.take(layout.kept[parents].ravel())
 
+    @property
+    def memory_bytes(self) -> int:
+        """Of one rank: transforms of the map, maps and masks, images, and what is known of each sub-particle."""
+        size, settings = self.design.grid[0], self.settings.subtraction
+        if size == 0:
+            return ROW_BYTES * self.layout.total
+        reader = reader_bytes(size, settings.pad or READ_OVERSAMPLING, READ_WIDTH)
+        readers = 1 + settings.enabled + (self.settings.masks.masked != "no")
+        return readers * reader + 24 * size**3 + 4 * BLOCK_BYTES + ROW_BYTES * self.layout.total
+
     def lines(self) -> list[str]:
         """The plan for the user."""
         design, layout, settings = self.design, self.layout, self.settings
@@ -156,6 +172,7 @@ class SubparticlePlan:
             f"box        {self.parent_box} -> {self.new_box} pixels",
             f"CTF        {', '.join(sorted(set(self.ctf_modes)))}",
             f"gain       {settings.subtraction.scale_mode}",
+            f"memory     {self.memory_bytes / 1e9:,.2f} GB a rank",
         ]
         listed += [f"{name:<10} {text}" for name, text in design.summary.items()]
         listed += [f"note       {note}" for note in self.notes]
@@ -196,11 +213,23 @@ def plan_subparticles(settings: SubparticleSettings, registry: Registry) -> Subp
     each = design.candidates_a_parent(settings)
     images = 4 * (2 * box * box + each * design.new_box**2)
     block = max(1, min(MOST_PARENTS, BLOCK_BYTES // max(images, 1)))
-    return SubparticlePlan(
+    plan = SubparticlePlan(
         settings=settings, source=source, particles=particles, files=files, design=design, layout=layout,
         parent_box=box, new_box=design.new_box, ctf_modes=modes, block_parents=int(block), rows=rows,
         notes=(*source.notes, *said, *notes, *design.notes),
     )  # fmt: skip
+    _check_memory(plan.memory_bytes)
+    return plan
+
+
+def _check_memory(needed: int) -> None:
+    """Refuse what the machine's memory cannot hold."""
+    present = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > present:
+        raise ResourceError(
+            f"this run needs {needed / 1e9:,.1f} GB of memory, the machine has {present / 1e9:,.1f} GB; take a "
+            "smaller --pad"
+        )
 
 
 def _invariant(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,12 @@ class SharedStack:
             raise CheckpointError(
                 f"{path}: is missing or not of {self.file.nbytes:,} bytes, though a checkpoint says that images are "
                 "in it; leave out --resume and give --force to start anew"
+            )
+        free = shutil.disk_usage(path.parent).free
+        if not resume and free < self.file.nbytes:
+            raise ResourceError(
+                f"{self.file.path}: needs {self.file.nbytes / 1e9:,.2f} GB of disk, {free / 1e9:,.2f} GB are free; "
+                "make room, or take a smaller --newbox or --float16"
             )
         try:
             self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)

@@ -226,6 +226,8 @@ class _Columns:
             "sprSymmetryIndex": candidates.operators[rows.candidate],
             "sprSubunit": candidates.subunits[rows.candidate],
         }
+        if plan.source.used is not None:
+            table["sprUsed"] = plan.source.used[plan.rows[rows.parent]].astype(np.int64)
         if plan.settings.expand_only:
             return table
         missing = rows.missing(plan.parent_box, plan.new_box)

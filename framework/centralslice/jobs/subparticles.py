@@ -15,7 +15,7 @@ from centralslice.data.images import StackPlan
 from centralslice.fourier.invariants import invariant_shape
 from centralslice.jobs.particle_images import ReadAhead, StackPool
 from centralslice.jobs.run_tools import Launch, RankTools, RunKind, StoppedRun, notify, open_tools
-from centralslice.jobs.subparticle_engine import read_parents
+from centralslice.jobs.subparticle_engine import group_numbers, read_parents
 from centralslice.jobs.subparticle_identity import run_fingerprint
 from centralslice.jobs.subparticle_outputs import (
     summary_facts,
@@ -29,6 +29,7 @@ from centralslice.jobs.subparticle_plan import SubparticlePlan
 from centralslice.jobs.subparticle_report import report_run
 from centralslice.jobs.subparticle_results import Results
 from centralslice.jobs.subparticle_run import SubparticleRun, invariant_kind
+from centralslice.jobs.subparticle_settings import PASS_ONE_PARENTS
 from centralslice.jobs.subparticle_ssnr import ssnr_table
 from centralslice.jobs.subparticle_stack import SharedStack, StackFile, file_sha256
 from centralslice.jobs.subparticle_table import Table, make_table
@@ -183,8 +184,8 @@ def _opened(
     plan: SubparticlePlan, registry: Registry, communicator: Communicator
 ) -> Iterator[tuple[RankTools, SubparticleRun, list[SharedStack]]]:
     """Everything a rank works with; a stack that was not finished goes, unless a checkpoint needs it."""
-    blocks = -(-len(plan.particles) // plan.block_parents)
-    kind = RunKind(lambda: run_fingerprint(plan), len(plan.particles), blocks)
+    work = planned_work(plan)
+    kind = RunKind(lambda: run_fingerprint(plan), work, -(-work // plan.block_parents))
     with ExitStack() as opened:
         tools = opened.enter_context(open_tools(plan.settings, kind, registry, communicator))
         pool = opened.enter_context(StackPool(plan.particles.image_files, registry))
@@ -208,6 +209,19 @@ def _opened(
         second = stacks[1] if len(stacks) > 1 else None
         first = stacks[0] if stacks else None
         yield tools, SubparticleRun(plan, tools, images, first, second, results), stacks
+
+
+def planned_work(plan: SubparticlePlan) -> int:
+    """Parents that are gone through, all stages together."""
+    parents, settings = len(plan.particles), plan.settings
+    if settings.ssnr:
+        return parents
+    parts = len(np.unique(plan.design.candidates.operators)) if plan.design.mask_only else 1
+    total = parents * (parts + (settings.subtraction.local_refine_deg > 0))
+    if settings.subtraction.enabled and settings.subtraction.scale_mode in ("group", "particle"):
+        groups = np.bincount(group_numbers(plan))
+        total += int(np.minimum(groups, PASS_ONE_PARENTS).sum())
+    return total
 
 
 def _state_bytes(results: Results | None) -> int:
