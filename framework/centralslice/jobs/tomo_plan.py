@@ -145,7 +145,9 @@ def _check_series(settings: TomoSettings, series: AlignedSeries) -> None:
     }  # fmt: skip
     for option, path in project.items():
         if path is not None:
-            raise ParameterError(f"{option} {path}: not with --tilt-series; give a project or one tilt series")
+            raise ParameterError(
+                f"{option} {path}: not with --tilt-series; give a project or one tilt series"
+            )
     if not settings.ctf:
         return
     if series.defocus is None:

@@ -18,6 +18,7 @@ from centralslice_plugins.formats.star import StarTable, is_star, read_star
 from centralslice_plugins.formats.text_numbers import number_rows
 
 _AXES = ("rlnCoordinateX", "rlnCoordinateY", "rlnCoordinateZ")
+_CENTRED = ("rlnCenteredCoordinateXAngst", "rlnCenteredCoordinateYAngst", "rlnCenteredCoordinateZAngst")
 _ORIGIN = ("rlnOriginXAngst", "rlnOriginYAngst", "rlnOriginZAngst")
 _WHAT = "coordinates (x y z, or x y z rot tilt psi)"
 
@@ -29,7 +30,7 @@ class Coordinates:
     Attributes
     ----------
     positions
-        (n, 3) in the file's own pixels, origins not applied.
+        (n, 3) in the file's own pixels, origins not applied; if ``centred``, Å from half the tomogram's size.
     origins_angst
         (n, 3) to be subtracted along the tomogram's axes, Å.
     rotations
@@ -48,6 +49,7 @@ class Coordinates:
     half_set: IntArray
     rows: IntArray
     columns: dict[str, NDArray[Any]] | None = None
+    centred: bool = False
 
 
 def read_coordinates(path: Path, names: tuple[str, ...]) -> Coordinates:
@@ -56,8 +58,9 @@ def read_coordinates(path: Path, names: tuple[str, ...]) -> Coordinates:
     Parameters
     ----------
     path
-        STAR with ``rlnCoordinateX, Y, Z`` and RELION's angles and origins, or columns: x y z, or x y z rot tilt
-        psi; as model2point writes them also with the contour, or object and contour, before x y z.
+        STAR with ``rlnCenteredCoordinateXAngst, …`` or ``rlnCoordinateX, Y, Z`` and RELION's angles and origins, or
+        columns: x y z, or x y z rot tilt psi; as model2point writes them also with the contour, or object and
+        contour, before x y z.
     names
         The tomogram's possible names: rows of a STAR file that has ``rlnTomoName`` count if it is one of them.
 
@@ -73,12 +76,13 @@ def read_coordinates(path: Path, names: tuple[str, ...]) -> Coordinates:
     if not path.is_file() or not is_star(path):
         return _of_columns(path)
     file = read_star(path)
-    table = next((table for table in file.tables if all(label in table for label in _AXES)), None)
-    if table is None:
+    found = [(table, axes) for axes in (_CENTRED, _AXES) for table in file.tables if _has(table, axes)]
+    if not found:
         raise FormatError(
-            f"{path}: expected a table with {', '.join(f'_{label}' for label in _AXES)}, got blocks "
-            f"{file.block_names()}"
+            f"{path}: expected a table with {', '.join(f'_{label}' for label in _AXES)} or _{_CENTRED[0]} …, got "
+            f"blocks {file.block_names()}"
         )
+    table, axes = found[0]
     rows = _rows_of_tomogram(table, names)
     chosen = rows_of.chosen_rows(table, rows)
     outer = rows_of.turns(chosen, rows_of.SUBTOMOGRAM_ANGLES)
@@ -88,13 +92,18 @@ def read_coordinates(path: Path, names: tuple[str, ...]) -> Coordinates:
     if outer is not None:
         origins = np.einsum("nij,nj->ni", outer, origins)
     return Coordinates(
-        positions=np.stack([finite_numbers(chosen, label) for label in _AXES], axis=1),
+        positions=np.stack([finite_numbers(chosen, label) for label in axes], axis=1),
         origins_angst=origins,
         rotations=None if not given else given[0] if len(given) == 1 else given[0] @ given[1],
         half_set=rows_of.half_sets(chosen),
         rows=rows,
         columns=dict(chosen.columns),
+        centred=axes is _CENTRED,
     )
+
+
+def _has(table: StarTable, labels: tuple[str, ...]) -> bool:
+    return all(label in table for label in labels)
 
 
 def _rows_of_tomogram(table: StarTable, names: tuple[str, ...]) -> IntArray:

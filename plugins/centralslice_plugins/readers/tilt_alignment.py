@@ -100,7 +100,10 @@ def _series(
 
 
 def _contrast(given: AlignedSeries, alignment: Alignment, images: int) -> ContrastTransfer:
-    """CTF of each tilt; all 0 where no file says it, which is refused before a CTF is computed."""
+    """CTF of each tilt; all 0 where no file says it, which is refused before a CTF is computed.
+
+    The signal fades with the cosine of the tilt, as the path through the ice gets longer: RELION's start, too.
+    """
     path, count = given.defocus, len(alignment)
     none, unit = np.zeros(count), np.ones(count)
     if path is None:
@@ -111,7 +114,7 @@ def _contrast(given: AlignedSeries, alignment: Alignment, images: int) -> Contra
     found = read_defocus(path, images) if is_imod else read_ctffind(path)
     columns = (found.u_angst, found.v_angst, found.angle_deg, found.phase_deg)
     u, v, angle, phase = (alignment.per_tilt(column, images, path) for column in columns)
-    return ContrastTransfer(u, v, angle, phase, none, unit)
+    return ContrastTransfer(u, v, angle, phase, none, np.abs(np.cos(np.deg2rad(alignment.tilt_angles_deg))))
 
 
 def _doses(given: AlignedSeries, alignment: Alignment, images: int) -> FloatArray:
@@ -164,8 +167,7 @@ def _particles(
     if given.doses is None and given.dose_per_tilt is None:
         said.append("no doses are given: all tilts count as taken before any dose")
     rotations = np.broadcast_to(np.eye(3), (count, 3, 3)) if found.rotations is None else found.rotations
-    placed = (found.positions - np.array(given.first_pixel) + 0.5) * given.coordinate_binning - 0.5
-    placed -= found.origins_angst / series.pixel_size_angst
+    placed = _unbinned(given, found) - found.origins_angst / series.pixel_size_angst
     positions, rotations = upright(placed, rotations, given.flip, given.size[2])
     _check_inside(given, found, positions)
     return TiltParticles(
@@ -183,6 +185,20 @@ def _particles(
         columns=found.columns,
         notes=tuple(said),
     )
+
+
+def _unbinned(given: AlignedSeries, found: Coordinates) -> FloatArray:
+    """(n, 3) unbinned pixels, 0 at the centre of the first; origins not applied."""
+    if not found.centred:
+        steps = found.positions - np.array(given.first_pixel) + 0.5
+        pixels: FloatArray = steps * given.coordinate_binning - 0.5
+        return pixels
+    if given.coordinate_binning != 1 or any(given.first_pixel):
+        raise ParameterError(
+            f"--coordinate-binning, --first-pixel: {given.coordinates} has coordinates in Å from the tomogram's "
+            "centre; leave them out"
+        )
+    return found.positions / given.microscope.pixel_size_angst + np.array(given.size) / 2
 
 
 def _check_inside(given: AlignedSeries, found: Coordinates, positions: FloatArray) -> None:
