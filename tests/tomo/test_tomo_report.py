@@ -8,10 +8,10 @@ B = ("--b", "48")
 
 
 def test_the_page_tells_what_was_used_and_shows_map_and_fsc(simulate, tomo):
-    project = simulate(tomograms=12)
+    project = simulate(tomograms=4, particles=2)
     run = tomo(project, *B, "--report")
     page = (run.folder / "report.html").read_text()
-    assert re.search(r"<td>tilts</td><td>360 windows used", page)
+    assert re.search(r"<td>tilts</td><td>240 windows used", page)
     assert "<td>resolution, sphere</td>" in page
     assert page.count("src='data:image/png;base64,") == 2
     assert str(run.folder / "report.html") in run.manifest["outputs"]
