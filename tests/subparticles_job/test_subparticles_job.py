@@ -287,3 +287,17 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bytes(
     )
     assert not folder.exists()
     assert not (tmp_path / "sub.mrcs.partial").exists()
+
+
+def test_flat_images_keep_their_place_as_zeros_and_are_listed(tmp_path: Path) -> None:
+    ring = make_ring(tmp_path, count=12, half_sets=False)
+    assert main(ring.words(tmp_path / "whole.mrcs")) == 0
+    images = read_mrc(ring.folder / "p.mrcs")
+    images[4] = 3.5
+    write_mrc(ring.folder / "p.mrcs", images)
+    assert main(ring.words(tmp_path / "sub.mrcs")) == 0
+    made = read_mrc(tmp_path / "sub.mrcs")
+    assert not made[24:30].any()
+    assert made[:24].std(axis=(1, 2)).min() > 0
+    assert manifest(tmp_path / "sub.mrcs")["flat_parents"] == [4]
+    assert manifest(tmp_path / "sub.mrcs")["gains"]["0"]["particles"] == 11

@@ -264,8 +264,6 @@ def _run(arguments: argparse.Namespace, communicator: Communicator) -> int:
     master = communicator.rank == 0
     announce_compilation(quiet=arguments.verbose < 1 or not master)
     plan = on_master(communicator, lambda: plan_subparticles(settings_from(arguments), registry))
-    if communicator.size > 1:
-        plan = communicator.broadcast(plan)
     lines = plan.lines()
     if master and (arguments.dry_run or arguments.verbose >= 2):
         print("\n".join(lines))

@@ -156,7 +156,10 @@ class HalfEngine:
     def statistics(self, numbers: IntArray, parents: ParentImages) -> dict[int, RingStatistics]:
         """What gains are found from, for each gain group of these parents."""
         found = {}
-        for group, inside in self._of_groups(numbers):
+        for group, all_inside in self._of_groups(numbers):
+            inside = all_inside & ~parents.blank  # flat images say nothing of the gain
+            if not inside.any():
+                continue
             block = self._block(numbers[inside], parents.images[inside])
             found[group] = ring_statistics(block, self._tables_of(numbers[inside]), self.full, self._parallel)
         return found
@@ -168,6 +171,7 @@ class HalfEngine:
         for group, inside in self._of_groups(numbers):
             mine = numbers[inside]
             block = self._block(mine, parents.images[inside])
+            flat = parents.blank[inside]
             places, rows = self._rows(mine, part)
             for few in _pieces(rows, self.plan.new_box):
                 copies = self._copies(mine, rows.take(few), places[few])
@@ -175,6 +179,8 @@ class HalfEngine:
                     block, copies, self._tables_of(mine), maps, self._gain(group), self.output, self._parallel
                 )
                 seen = np.unique(copies.parent)
+                # there is no particle in a flat image to subtract anything from
+                done.images[flat[copies.parent]] = 0.0
                 found.append(Extracted(
                     places[few], done.images, copies.moves_px, done.residual_cc, mine[seen], done.scale[seen],
                     done.clipped[seen],

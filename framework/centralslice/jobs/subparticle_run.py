@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from centralslice.conventions import FloatArray, IntArray
+from centralslice.errors import SelectionError
 from centralslice.fourier.invariants import InvariantKind, invariants
 from centralslice.jobs.particle_images import ReadAhead
 from centralslice.jobs.run_tools import RankTools
@@ -191,6 +192,11 @@ class SubparticleRun:
         if self.results is None:
             return {}
         mode, size = self.plan.settings.subtraction.scale_mode, self.plan.parent_box
+        flat = [group for group in groups if not any(group in part for part in parts.values())]
+        if flat:
+            raise SelectionError(
+                f"{self.plan.particles.source}: all images of gain group {flat[0] + 1} are flat"
+            )
         return {
             group: fit_gain(
                 RingStatistics.join([parts[block][group] for block in sorted(parts) if group in parts[block]]),

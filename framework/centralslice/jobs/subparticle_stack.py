@@ -137,7 +137,7 @@ class SharedStack:
         dtype = self._layout.dtype
         if dtype.itemsize < images.dtype.itemsize:
             worst = float(np.abs(images).max(initial=0.0))
-            if worst > np.finfo(dtype).max:
+            if worst > float(np.finfo(dtype).max):
                 raise ParameterError(
                     f"{self.file.path}: value {worst:g} does not fit into {dtype.name}; leave out --float16"
                 )
