@@ -206,7 +206,7 @@ def with_ctf(simulate: Callable[..., Project]) -> Project:
 def noisy(simulate: Callable[..., Project]) -> Project:
     """A small usual project: two tilt series, CTF, dose, noise, half sets; 2 × 12 particles of 11 tilts."""
     return simulate(
-        tomograms=2, particles=12, image_size=(256, 256), tomogram_size=(256, 256, 64), step_deg=12.0,
+        tomograms=2, particles=12, image_size=(300, 300), tomogram_size=(256, 256, 64), step_deg=12.0,
         random_directions=None, dose_per_tilt=3.0, defocus_range_angst=(15000.0, 25000.0), snr=0.3,
         box_size=32, max_origin_angst=6.0, phantom=random_phantom(14, (6.0, 9.0), 34.0, 8),
     )  # fmt: skip

@@ -265,6 +265,12 @@ def _check(given: argparse.Namespace) -> None:
             raise ParameterError(f"--{name}: expected a number above 0, got {value:g}")
     if not given.bin >= 1:
         raise ParameterError(f"--bin: expected 1 or more, got {given.bin:g}")
+    if not 0 <= given.cutoff_fract < 1:
+        raise ParameterError(
+            f"--cutoff-fract: expected 0 or more and less than 1, got {given.cutoff_fract:g}"
+        )
+    if given.snr is not None and math.isnan(given.snr):
+        raise ParameterError("--SNR: expected a number, got nan")
     if not (given.taper >= 0 and math.isfinite(given.taper)):
         raise ParameterError(f"--taper: expected 0 or more, got {given.taper:g}")
     if given.quanta_of is not None and given.sums == "fast":
