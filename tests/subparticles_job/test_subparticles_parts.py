@@ -104,8 +104,10 @@ def test_a_stack_written_by_two_in_any_order_is_what_one_writes(tmp_path: Path) 
         statistics[numbers] = stack.write(np.array(numbers), images[numbers])
     second.close()
     assert not (tmp_path / "s.mrcs").exists()
-    digest = first.finish(statistics, tmp_path / "s.mrcs")
+    digest = first.complete(statistics, tmp_path / "s.mrcs")
     assert len(digest) == 64
+    assert not (tmp_path / "s.mrcs").exists()
+    first.hand_over(tmp_path / "s.mrcs")
     assert not (tmp_path / "s.mrcs.partial").exists()
     with MrcWriter().create_stack(tmp_path / "one.mrcs", StackPlan(5, (4, 4), 1.5)) as sink:
         sink.write(0, images)

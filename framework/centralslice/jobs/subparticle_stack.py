@@ -155,29 +155,37 @@ class SharedStack:
         """See that what this rank wrote is on the disk."""
         os.fsync(self._descriptor)
 
-    def finish(self, statistics: FloatArray, staged: Path, attributes: Attributes | None = None) -> str:
-        """Make the finished file under a staged name; its SHA-256. The master, when all ranks have written.
+    def complete(self, statistics: FloatArray, staged: Path, attributes: Attributes | None = None) -> str:
+        """Make the finished stack; its SHA-256. The master, when all ranks have written.
+
+        The images stay under the temporary name until :meth:`hand_over`, so that whatever happens to the other
+        outputs, a run can be continued.
 
         Parameters
         ----------
         statistics
             (count, 4) of all images, as :meth:`write` gives them.
         staged
-            The name under which it waits for the other outputs.
+            The name under which it is to wait for the other outputs.
         attributes
             Of each image, for formats that have them.
         """
         file = self.file
         if file.writer.stack_layout(file.path, file.plan) is None:
             convert_stack(RawStack(file.partial, file.plan), staged, file.writer, attributes)
-            self.discard()
             return file_sha256(staged)
         header = file.writer.stack_header(file.path, file.plan, joined_statistics(statistics))
         self._write_at(0, memoryview(header))
         self.sync()
+        return file_sha256(file.partial)
+
+    def hand_over(self, staged: Path) -> None:
+        """Give the completed stack its staged name; nothing is left under the temporary one."""
+        if staged.exists():
+            self.discard()
+            return
         self.close()
-        publish(file.partial, staged)
-        return file_sha256(staged)
+        publish(self.file.partial, staged)
 
     def close(self) -> None:
         """Close it; the file stays."""

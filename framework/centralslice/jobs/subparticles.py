@@ -107,7 +107,7 @@ def _write(
         statistics = (results.statistics, results.invariant_statistics)
         for stack, each in zip(stacks, statistics, strict=False):
             path = stack.file.path
-            sha256[path.name] = stack.finish(each, stage(path), _attributes(plan, results, table))
+            sha256[path.name] = stack.complete(each, stage(path), _attributes(plan, results, table))
         write_lists(plan, results, table, registry, stage)
         if files.frame is not None:
             write_frame(plan, results, stage(files.frame))
@@ -119,6 +119,8 @@ def _write(
         _write_table(plan, registry, table, stage(files.table), sha256)
         seconds = {**run.seconds, "write": time.perf_counter() - began}
         write_run_manifest(plan, {**facts, "timings_s": seconds}, command, sha256, stage(files.manifest))
+        for stack in stacks:
+            stack.hand_over(stage(stack.file.path))
     return SubparticleResult(facts, sha256, seconds)
 
 
