@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from centralslice.abc.reader import Reader
 from centralslice.conventions import FloatArray
 from centralslice.data.files import atomic_output
 from centralslice.data.volume import Volume
@@ -30,9 +29,10 @@ from centralslice.jobs.run_tools import Launch, RankTools, RunKind, StoppedRun, 
 from centralslice.jobs.sums_run import SumsJob, SumsRun
 from centralslice.jobs.tilt_images import TiltImages
 from centralslice.jobs.tomo_identity import image_files, particle_identities, tomo_fingerprint
-from centralslice.jobs.tomo_outputs import SideWriter, tomogram_table, written_maps
+from centralslice.jobs.tomo_outputs import SideWriter, read_fsc_mask, tomogram_table, written_maps
 from centralslice.jobs.tomo_plan import TomoPlan, block_count, volume_options
 from centralslice.jobs.tomo_slices import TiltSlices, WindowReader
+from centralslice.jobs.tomo_taper import crop_centre
 from centralslice.plugin.registry import Registry
 from centralslice.report.fsc import write_fsc
 from centralslice.runtime.checkpoint_merge import OPTIONAL
@@ -168,8 +168,9 @@ def _result(
     fsc: dict[str, ShellCorrelation] = {}
     if "half1" in maps:
         voxel = plan.finishing.geometry.voxel_size_angst
-        mask = _fsc_mask(plan, registry, len(maps["half1"]))
-        fsc = half_map_fsc(maps["half1"], maps["half2"], voxel, mask)
+        size = plan.finishing.output_shape[0]
+        first, second = (crop_centre(maps[label], size) for label in ("half1", "half2"))
+        fsc = half_map_fsc(first, second, voxel, read_fsc_mask(plan.settings, size, registry))
     for label, data in maps.items():
         if not np.all(np.isfinite(data)):
             raise ParameterError(
@@ -185,19 +186,6 @@ def _result(
         fsc, len(run.stages.memory.blank), timings, hashes, run.stages.resumed_particles,
         launch.communicator.size,
     )  # fmt: skip
-
-
-def _fsc_mask(plan: TomoPlan, registry: Registry, box: int) -> FloatArray | None:
-    """The mask of --fsc, of the box that the maps have."""
-    path = plan.settings.fsc_mask
-    if path is None:
-        return None
-    reader: Reader = registry.reader_for(path, "volume")
-    data = reader.read_volume(path).data
-    if data.shape != (box,) * 3:
-        got = "×".join(map(str, reversed(data.shape)))
-        raise ParameterError(f"--fsc: {path} has {got} voxels; expected {box}×{box}×{box} as the half maps")
-    return np.asarray(data, plan.finishing.geometry.precision)
 
 
 def _write(

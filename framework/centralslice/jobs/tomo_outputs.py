@@ -14,12 +14,13 @@ from centralslice.abc.writer import VolumeOptions, Writer
 from centralslice.conventions import FloatArray
 from centralslice.data.slices import Sums
 from centralslice.data.volume import Volume
-from centralslice.errors import OutputExistsError, ParameterError, ResourceError
+from centralslice.errors import FileMissingError, OutputExistsError, ParameterError, ResourceError
 from centralslice.fourier.weight_cube import weight_cube
 from centralslice.jobs.finish_maps import WEIGHTS
 from centralslice.jobs.tomo_selection import TiltSelection
 from centralslice.jobs.tomo_settings import TomoSettings
 from centralslice.jobs.tomo_taper import crop_centre, taper
+from centralslice.plugin.registry import Registry
 
 #: Name of the side map that is the numerator.
 DATA = "data"
@@ -222,3 +223,25 @@ def tomogram_table(selection: TiltSelection) -> dict[str, np.ndarray]:
         "centralsliceWindowsHalf1": windows(np.flatnonzero(particles.half_set == 1)),
         "centralsliceWindowsHalf2": windows(np.flatnonzero(particles.half_set == 2)),
     }
+
+
+def read_fsc_mask(settings: TomoSettings, size: int, registry: Registry) -> FloatArray | None:
+    """The mask of ``--fsc``, or None.
+
+    Raises
+    ------
+    ParameterError
+        If it has not the box of the maps, or values that are not finite numbers.
+    """
+    path = settings.fsc_mask
+    if path is None:
+        return None
+    if not path.is_file():
+        raise FileMissingError(f"--fsc: {path} does not exist")
+    data: FloatArray = registry.reader_for(path, "volume").read_volume(path).data
+    if data.shape != (size,) * 3:
+        got = "×".join(map(str, reversed(data.shape)))
+        raise ParameterError(f"--fsc: {path} has {got} voxels; expected {size}×{size}×{size} as the maps")
+    if not np.all(np.isfinite(data)) or not np.any(data):
+        raise ParameterError(f"--fsc: {path} is zero everywhere or has values that are not finite numbers")
+    return data

@@ -22,7 +22,7 @@ from centralslice.jobs.finish_plan import FinishPlan
 from centralslice.jobs.make3d_plan import check_memory, images_of_block
 from centralslice.jobs.tilt_images import TiltImages, check_tilt_images
 from centralslice.jobs.tomo_memory import ImageBytes, MemoryChoice, TomoMemory
-from centralslice.jobs.tomo_outputs import TomoOutputs, plan_tomo_outputs
+from centralslice.jobs.tomo_outputs import TomoOutputs, plan_tomo_outputs, read_fsc_mask
 from centralslice.jobs.tomo_selection import TiltSelection, check_rules, select_tilts
 from centralslice.jobs.tomo_settings import HelicalSettings, TomoSettings
 from centralslice.jobs.tomo_slices import TomoSlicing
@@ -205,6 +205,7 @@ def plan_tomo(settings: TomoSettings, registry: Registry, particles: TiltParticl
         iteration_mask=None, symmetry_copies=averaged,
     )  # fmt: skip
     outputs = plan_tomo_outputs(settings, halves, size < box)
+    read_fsc_mask(settings, size, registry)  # refused now rather than when everything is done
     memory = TomoMemory(slicing, finishing, images, settings.threads)
     choice = memory.choose(settings)
     plan = TomoPlan(
