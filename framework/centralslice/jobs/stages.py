@@ -126,8 +126,12 @@ class Stages:
         return self._scheme.finishable(totals, context.plan)
 
     def _take_up(self, label: str, sums: RankSums, blocks: Sequence[IntArray]) -> list[int]:
-        """Add what a checkpoint holds of this stage; the blocks in it."""
-        if self._checkpoint is None or label not in self._resumed:
+        """Add what a checkpoint holds of this stage; the blocks in it.
+
+        Stages that have any come before those that have none, which may begin when later checkpoints have
+        replaced this one.
+        """
+        if self._checkpoint is None or not len(self._resumed.get(label, ())):
             return []
         for shard in self._checkpoint.shards():
             for piece in shard.pieces([label]):
