@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -91,6 +92,23 @@ class Launcher:
     ) -> Done:
         """Run the command line on so many ranks."""
         return self.run(ranks, "-m", "centralslice.cli", *arguments, timeout=timeout, cwd=cwd)
+
+    def process_of(self, job: subprocess.Popen[str], rank: int) -> int:
+        """Process of a rank of a job that was started here."""
+        parents = {}
+        for entry in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):  # gone meanwhile
+                parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+        name = "PMI_RANK" if self.name == "mpich" else "OMPI_COMM_WORLD_RANK"
+        for process in parents:
+            above = process
+            while above in parents and above != job.pid:
+                above = parents[above]
+            if above == job.pid and process != job.pid:
+                environment = Path(f"/proc/{process}/environ").read_bytes()
+                if f"{name}={rank}".encode() in environment.split(b"\0"):
+                    return process
+        raise AssertionError(f"no process of rank {rank} below {job.pid}")
 
 
 def _build(folder: Path, library: str) -> str:

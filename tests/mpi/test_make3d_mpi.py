@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
+import random
 import signal
 import subprocess
 import time
@@ -17,12 +17,15 @@ import pytest
 from centralslice.cli import main, parser_for
 from centralslice.cli.make3d import settings_from
 from centralslice.errors import EXIT_REQUEUE
+from centralslice.jobs import stages
+from centralslice.jobs.accumulation import Accumulation
 from centralslice.jobs.make3d import run_make3d
 from centralslice.jobs.make3d_plan import plan_make3d, read_particles
 from centralslice.jobs.run_tools import Launch
 from centralslice.plugin.registry import shared_registry
 from centralslice.runtime.checkpoint import checkpoint_folder
-from centralslice.runtime.communicator import run_in_process
+from centralslice.runtime.communicator import Communicator, run_in_process
+from centralslice.runtime.schedule import run_stage
 
 if TYPE_CHECKING:
     from conftest import Launcher
@@ -124,6 +127,49 @@ def test_ranks_in_this_process_make_the_same_map(small: Data, tmp_path: Path) ->
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    "options",
+    [
+        [],
+        ["--half-maps", "no", "--mode", "gauss_2"],
+        ["--half-maps", "no", "--mode", "gauss_2", "--compat", "eman2"],
+    ],
+    ids=["integer sums", "block sums", "wide sums"],
+)
+def test_blocks_in_any_order_make_the_same_map(
+    large: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str]
+) -> None:
+    expected = alone(large.words(tmp_path / "one.mrc", *options))
+    orders: set[tuple[int, ...]] = set()
+    done: list[int] = []
+
+    def shuffled(communicator: Communicator, blocks: Any, work: Any, overseer: Any, *more: Any) -> None:
+        order = list(blocks)
+        if communicator.rank == 0:
+            chance.shuffle(order)
+            orders.add(tuple(order))
+        run_stage(communicator, order, work, overseer, *more)
+
+    def add(self: Accumulation, rows: Any, *more: Any) -> list[int]:
+        done.append(int(rows[0]))
+        return original(self, rows, *more)
+
+    original = Accumulation.add
+    monkeypatch.setattr(stages, "run_stage", shuffled)
+    monkeypatch.setattr(Accumulation, "add", add)
+    first_rows = []
+    for seed in range(3):
+        chance = random.Random(seed)
+        done.clear()
+        words = large.words(tmp_path / f"{seed}.mrc", "--verbose", "0", *options)
+        assert in_process(words, 3) == expected, seed
+        first_rows.append(list(done))
+    assert len({tuple(rows) for rows in first_rows}) > 1
+    assert all(sorted(rows) == sorted(first_rows[0]) for rows in first_rows)
+    assert any(list(order) != sorted(order) for order in orders)
+
+
+@pytest.mark.slow
 def test_open_mpi_makes_the_same_map(openmpi: Launcher, small: Data, tmp_path: Path) -> None:
     first = alone(small.words(tmp_path / "one.mrc"))
     for ranks in (2, 3):
@@ -161,7 +207,7 @@ def test_a_stop_signal_to_one_worker_alone_stops_all_after_a_checkpoint(
     output = tmp_path / "map.mrc"
     job = mpich.start(3, "-m", "centralslice.cli", *large.words(output, *LONG, "--checkpoint-every", "0.2s"))
     wait_for_checkpoint(job, output)
-    os.kill(rank_of(job.pid, 2), signal.Signals[name])
+    os.kill(mpich.process_of(job, 2), signal.Signals[name])
     done = mpich.finish(job)
     assert done.code == EXIT_REQUEUE, done.err
     assert f"stopped by {name}; a checkpoint was written" in done.err
@@ -178,7 +224,8 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(
     job = mpich.start(3, "-m", "centralslice.cli", *large.words(output, *LONG, "--checkpoint-every", "0.2s"))
     wait_for_checkpoint(job, output)
     os.kill(
-        job.pid if victim == "launcher" else rank_of(job.pid, 0 if victim == "master" else 2), signal.SIGKILL
+        job.pid if victim == "launcher" else mpich.process_of(job, 0 if victim == "master" else 2),
+        signal.SIGKILL,
     )
     done = mpich.finish(job, 20)
     assert done.code != 0
@@ -201,19 +248,3 @@ def wait_for_checkpoint(job: subprocess.Popen[str], output: Path) -> None:
         assert job.poll() is None, f"the run ended before its first checkpoint: {job.communicate()}"
         assert time.monotonic() < deadline, "no checkpoint was written"
         time.sleep(0.01)
-
-
-def rank_of(launcher: int, rank: int) -> int:
-    """Process of a rank that MPICH's launcher started."""
-    parents = {}
-    for entry in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):  # gone meanwhile
-            parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-    for process in parents:
-        above = process
-        while above in parents and above != launcher:
-            above = parents[above]
-        environment = Path(f"/proc/{process}/environ")
-        if above == launcher and f"PMI_RANK={rank}".encode() in environment.read_bytes().split(b"\0"):
-            return process
-    raise AssertionError(f"no process of rank {rank} below {launcher}")

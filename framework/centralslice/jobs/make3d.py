@@ -46,7 +46,7 @@ from centralslice.runtime.checkpoint_merge import OPTIONAL
 from centralslice.runtime.communicator import Communicator, Serial
 from centralslice.runtime.manifest import array_sha256
 from centralslice.runtime.schedule import StopRun
-from centralslice.runtime.staging import staged_outputs
+from centralslice.runtime.staging import remove_left_staged, staged_outputs
 
 
 def run_make3d(plan: Make3dPlan, registry: Registry, launch: Launch) -> Make3dResult | None:
@@ -65,6 +65,8 @@ def run_make3d(plan: Make3dPlan, registry: Registry, launch: Launch) -> Make3dRe
     if plan.outputs.norm is not None:
         watch = replace(watch, sides=norm.sides, keep=norm.keep)
     with _run(plan, registry, launch.communicator, watch) as (run, tools):
+        if tools.checkpoint is not None:  # its lock is held: whoever began to write these outputs is gone
+            remove_left_staged(plan.outputs.all())
         if settings.keep_checkpoints:
             run.when_complete = partial(_keep_complete, plan, run, tools.overseer, launch.command)
         try:

@@ -3,12 +3,33 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from centralslice.data.files import publish
 from centralslice.errors import CentralsliceError, ResourceError
+
+
+def remove_left_staged(outputs: Iterable[Path]) -> None:
+    """Remove what a killed run staged for these outputs; nothing else may be writing them.
+
+    Raises
+    ------
+    ResourceError
+        If something cannot be removed.
+    """
+    for path in outputs:
+        stem, suffix = re.escape(path.stem), re.escape(path.suffix)
+        # a writer's own temporary name is made of the staged one
+        name = re.compile(rf"\.{stem}\.\d+\.staged{suffix}|\.\.{stem}\.\d+\.staged\.\d+\.partial{suffix}")
+        try:
+            for left in path.parent.iterdir():
+                if name.fullmatch(left.name):
+                    left.unlink(missing_ok=True)
+        except OSError as error:
+            raise ResourceError(f"{path.parent}: cannot be cleaned: {error.strerror or error}") from error
 
 
 @contextmanager
