@@ -149,7 +149,8 @@ MDOC = "".join(
 
 
 def test_doses_come_from_an_mdoc_whose_sections_are_matched_by_angle(example, read, tmp_path):
-    mdoc = write(tmp_path / "TS_1.mdoc", "PixelSpacing = 4\n[T = SerialEM]\n" + MDOC)
+    mdoc = tmp_path / "TS_1.mdoc"
+    mdoc.write_bytes(("PixelSpacing = 4\n[T = SerialEM, \u00b5]\n" + MDOC).encode("latin-1"))
     found = read(example, dose_per_tilt=3, tilt_order=mdoc)
     assert_allclose(found.series[0].dose, [12, 6, 0, 3, 9])
 
@@ -199,6 +200,7 @@ BAD = {
     "words in .xf": ({"alignment": ("b.xf", XF * 4 + "1 0 0 1 0 x\n")}, "b.xf: line 5: expected transforms"),
     "no number in .xf": ({"alignment": ("b.xf", XF * 4 + "1 0 0 1 0 nan\n")}, "b.xf: line 5: expected transforms"),
     "mirror": ({"alignment": ("b.xf", XF * 4 + "1 0 0 -1 0 0\n")}, "b.xf: row 5: expected a rotation"),
+    "binary .xf": ({"alignment": ("b.xf", "\0\1")}, "b.xf: expected transforms .*, got binary data"),
     "empty .xf": ({"alignment": ("b.xf", "\n")}, "b.xf: expected transforms"),
     "angles": ({"tilt_angles": ("b.tlt", "1\n2\n3\n")}, "b.tlt: has 3 rows, but .* has 5 images"),
     "no angles": ({"tilt_angles": None}, "--tilt-angles: an .xf file needs"),

@@ -37,7 +37,7 @@ class TextLine:
 
 
 def read_text(path: Path, what: str) -> str:
-    """The text of a file.
+    """The text of a file: UTF-8, or Latin-1 as microscopes write it.
 
     Raises
     ------
@@ -47,13 +47,17 @@ def read_text(path: Path, what: str) -> str:
         If it cannot be read or is binary.
     """
     try:
-        return path.read_bytes().decode("utf-8-sig")
+        data = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError) as error:
         raise FileMissingError(f"{path}: does not exist; give a file of {what}") from error
     except OSError as error:
         raise FormatError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except UnicodeDecodeError as error:
-        raise FormatError(f"{path}: expected {what}, got binary data") from error
+    if b"\0" in data:
+        raise FormatError(f"{path}: expected {what}, got binary data")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return data.decode("latin-1")
 
 
 def text_lines(path: Path, what: str) -> list[TextLine]:
