@@ -230,3 +230,10 @@ def test_two_tilt_series_are_two_runs_that_merge(project, tmp_path):
     # the finished map has no soft edge
     assert run("tomo", *words, "--o", tmp_path / "whole", "--taper", 0) == 0
     assert likeness(read_map(tmp_path / "map.mrc"), read_map(tmp_path / "whole/merged.mrc")) > 0.999
+
+
+def test_the_other_options_work_on_it_too(project, tmp_path):
+    words = (*project.alignment("imod"), "--o", tmp_path / "map", "--compat", "relion", "--whiten")
+    assert run("tomo", *words, "--split", "random:1", "--tilt-range", -30, 30, "--sym", "C2") == 0
+    assert (tmp_path / "map/half1.mrc").exists()
+    assert "TS.xf" in (tmp_path / "map/manifest.json").read_text()
