@@ -178,6 +178,24 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(data, folder):
     assert manifest(folder)["map_sha256"] == expected
 
 
+def test_a_run_killed_while_its_files_get_their_names_is_resumed_without_force(data, folder):
+    """Outputs are renamed one by one, the manifest last; then the checkpoint goes."""
+    assert run(*command(data, folder, "--keep-checkpoints")).returncode == 0
+    expected = manifest(folder)["map_sha256"]
+    refused = run(*command(data, folder, "--resume"))
+    assert refused.returncode == 2
+    assert "exists already" in refused.stderr  # a complete run is not replaced unasked
+    (folder / "map_manifest.json").rename(folder / ".map_manifest.123.staged.json")
+    (folder / ".map_fsc.123.staged.star").touch()
+    (folder / "..map_fsc.123.staged.123.partial.star").touch()
+    (folder / ".map_2.123.staged.mrc").touch()  # of another run
+    resumed = run(*command(data, folder, "--resume"))
+    assert resumed.returncode == 0, resumed.stderr
+    assert manifest(folder)["map_sha256"] == expected
+    assert manifest(folder)["resumed_particles"] == 300
+    assert [name for name in names(folder) if name.startswith(".")] == [".map_2.123.staged.mrc"]
+
+
 @pytest.mark.parametrize("every", ["10m", "0.001"])
 def test_a_second_ctrl_c_ends_the_run_at_once_and_keeps_the_last_checkpoint(every, data, folder):
     indices = f"list(__import__('pathlib').Path({str(folder)!r}).glob('map_checkpoint/index*'))"

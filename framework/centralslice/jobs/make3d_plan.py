@@ -27,6 +27,7 @@ from centralslice.jobs.make3d_sizes import output_shape, padded_size, volume_siz
 from centralslice.jobs.particle_images import StackPool, check_stacks
 from centralslice.jobs.selection import Selection, select
 from centralslice.plugin.registry import Registry
+from centralslice.runtime.checkpoint import CheckpointStore, checkpoint_folder
 from centralslice.runtime.exact_sums import SumsKind, choose_kind, integer_geometry, scheme_bytes
 
 #: Bytes of samples that are prepared at a time; a block is as many images, whatever the machine.
@@ -223,7 +224,7 @@ def plan_make3d(settings: Make3dSettings, registry: Registry, particles: Particl
     halves = halves and bool(np.any(particles.half_set == 1)) and bool(np.any(particles.half_set == 2))
     _check_seed(settings, halves)
     outputs = plan_outputs(settings, halves)
-    writer = check_outputs(outputs, settings, _inputs(settings, particles), registry)
+    writer = check_outputs(outputs, _as_begun(settings, outputs), _inputs(settings, particles), registry)
     with StackPool(particles.image_files, registry) as pool:
         image_size = check_stacks(particles, pool).shape[0]
     slice_size = padded_size(settings.pad, image_size)
@@ -277,6 +278,13 @@ def plan_make3d(settings: Make3dSettings, registry: Registry, particles: Particl
     )
     check_memory(plan.memory_bytes, "--padvol, --pad or --outsize, --precision float32, or --half-maps no")
     return plan
+
+
+def _as_begun(settings: Make3dSettings, outputs: Outputs) -> Make3dSettings:
+    """With ``force`` if a run is resumed that was killed while its outputs got their names, the manifest last."""
+    begun = settings.resume != "no" and not outputs.manifest.exists()
+    begun = begun and bool(CheckpointStore(checkpoint_folder(settings.output)).epochs())
+    return replace(settings, force=True) if begun else settings
 
 
 def images_at_a_time(geometry: MapGeometry) -> int:
