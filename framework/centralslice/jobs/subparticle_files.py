@@ -85,8 +85,8 @@ def output_stack(settings: SubparticleSettings, stem: str, eman2: bool) -> Path:
     return output
 
 
-def plan_files(settings: SubparticleSettings, stack: Path, lists: bool, invariants: bool) -> SubparticleFiles:
-    """Names of all files: beside the stack, with its stem."""
+def plan_files(settings: SubparticleSettings, stack: Path, lists: int, invariants: bool) -> SubparticleFiles:
+    """Names of all files, beside the stack, with its stem; ``lists`` of all, even and odd are 0, 1 or 3."""
     has_mask = settings.masks.keep is not None or settings.masks.subtract is not None
 
     def beside(ending: str) -> Path:
@@ -99,7 +99,7 @@ def plan_files(settings: SubparticleSettings, stack: Path, lists: bool, invarian
         return SubparticleFiles(table, manifest)
     return SubparticleFiles(
         table, manifest, stack,
-        lists=(beside(".lst"), beside("_even.lst"), beside("_odd.lst")) if lists else (),
+        lists=(beside(".lst"), beside("_even.lst"), beside("_odd.lst"))[:lists],
         frame=beside("_frame.json"), reference=beside("_reference.mrc"),
         mask=beside("_mask.mrc") if has_mask else None,
         invariants=beside(f"_invar{stack.suffix}") if invariants else None,

@@ -40,8 +40,6 @@ def write_lists(
     halves = plan.particles.half_set[table.rows.parent]
     for path, half in zip(plan.files.lists, (None, 1, 2), strict=False):
         chosen = np.arange(len(halves)) if half is None else np.flatnonzero(halves == half)
-        if half is not None and not np.all(halves > 0):
-            continue
         some = {name: column[chosen] for name, column in columns.items()}
         registry.writer_for(path, "table").write_tables(stage(path), {"particles": some})
 

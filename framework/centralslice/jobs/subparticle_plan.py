@@ -196,22 +196,18 @@ def plan_subparticles(settings: SubparticleSettings, registry: Registry) -> Subp
         box = particles.optics[0].box_size or 0
         if not settings.expand_only:
             box = check_stacks(particles, pool).shape[0]
+    _plan_checked_files(settings, source, particles, registry)
     modes, notes = _ctf_modes(particles, source, settings)
     _check_hand(particles, modes, settings)
     with Threads(settings.threads) as threads:
         design = make_design(settings, source, particles, box, registry, threads.map)
     invariant, said = _invariant(settings, eman2, design.new_box)
     settings = replace(settings, invariant=invariant)
-    files = plan_files(
-        settings, stack, lists=eman2 or stack.suffix.lower() == ".hdf", invariants=invariant != "none"
-    )
-    inputs = [particles.source, *particles.image_files, *source.maps.values()]
-    check_files(files, inputs, settings.force, registry)
+    files = _plan_checked_files(settings, source, particles, registry)
     layout = _layout(particles, design, settings, box)
     if not layout.total:
         raise SelectionError(f"{particles.source}: no sub-particle is left after the filters")
-    each = design.candidates_a_parent(settings)
-    images = 4 * (2 * box * box + each * design.new_box**2)
+    images = 4 * (2 * box * box + design.candidates_a_parent(settings) * design.new_box**2)
     block = max(1, min(MOST_PARENTS, BLOCK_BYTES // max(images, 1)))
     plan = SubparticlePlan(
         settings=settings, source=source, particles=particles, files=files, design=design, layout=layout,
@@ -220,6 +216,19 @@ def plan_subparticles(settings: SubparticleSettings, registry: Registry) -> Subp
     )  # fmt: skip
     _check_memory(plan.memory_bytes)
     return plan
+
+
+def _plan_checked_files(
+    settings: SubparticleSettings, source: SubparticleSource, particles: Particles, registry: Registry
+) -> SubparticleFiles:
+    """The outputs, none of them an input or there already; lists for EMAN2, by halves where all have one."""
+    lists = source.dialect in ("refine", "r3d") or settings.output.suffix.lower() == ".hdf"
+    halves = bool(np.all(particles.half_set > 0))
+    invariants = settings.invariant in ("bispec", "harmonic")
+    files = plan_files(settings, settings.output, (3 if halves else 1) if lists else 0, invariants)
+    inputs = [particles.source, *particles.image_files, *source.maps.values()]
+    check_files(files, inputs, settings.force, registry)
+    return files
 
 
 def _check_memory(needed: int) -> None:
