@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import centralslice
-from centralslice.fourier import correction_kernels, insertion, prepare
+from centralslice.fourier import correction_kernels, insertion, prepare, tilt_kernels
 
 
 def announce_compilation(quiet: bool) -> None:
@@ -16,8 +16,9 @@ def announce_compilation(quiet: bool) -> None:
     Numba writes its cache files under unique temporary names and renames them, so first runs at the same time
     are safe; each compiles for itself.
     """
-    kernels = (insertion._insert, prepare._fill_samples, correction_kernels.gather_slab)
-    cached = all(any(_cache_files(kernel)) for kernel in kernels)
+    always = (insertion._insert, correction_kernels.gather_slab)
+    preparing = (prepare._fill_samples, tilt_kernels.fill_tilt_samples)  # of single images and of tilt series
+    cached = all(map(_cache_files, always)) and any(map(_cache_files, preparing))
     if not cached and not quiet:
         print("compiling kernels (once, a few seconds to half a minute) …", file=sys.stderr, flush=True)
 
