@@ -95,10 +95,8 @@ def test_binned_maps_are_the_object_on_coarser_voxels(plain, tomo, fsc_curve, sc
     curve = fsc_curve(made.map(), truth, box / 3, 4)
     assert curve[1 : box // 3].min() > 0.998
     assert curve[: box // 2 - 1].min() > 0.95
-    # density in coarser voxels: line integrals in unbinned pixels are b times those in voxels
-    assert scale_of(made.map(), truth) == pytest.approx(1, abs=0.03) or scale_of(
-        made.map(), truth
-    ) == pytest.approx(binning, rel=0.03)
+    # the truth is sampled at points, the map is without what is finer than its voxels
+    assert scale_of(made.map(), truth) == pytest.approx(1, abs=0.015)
 
 
 def test_ctf_of_many_defoci_is_taken_off(with_ctf, tomo, likeness, scale_of):
@@ -135,7 +133,6 @@ def assert_honoured(tomo, misfit):
 
     def check(project, other, limit=0.12, loss=0.05):
         good, bad = (misfit(tomo(given, *B).map(), project.truth) for given in (project, other))
-        print(f"misfit {good:.4f}, altered {bad:.4f}")
         assert good < limit
         assert bad > good + loss
 
@@ -234,7 +231,6 @@ def test_bfactors_of_tilts_are_undone(simulate, altered, tomo, misfit):
     project = simulate(bfactor_angst2=400.0)
     other = altered(project, in_tilts("rlnCtfBfactor", 0))
     good, bad = (misfit(tomo(given, *B).map(), project.truth) for given in (project, other))
-    print(good, bad)
     assert good < 0.1
     assert bad > 2 * good
 
@@ -251,7 +247,6 @@ def test_scale_factors_of_tilts_are_undone(with_ctf, altered, tomo, misfit):
 
     with_scale, without = altered(with_ctf, said, weaker), altered(with_ctf, None, weaker)
     good, bad = (misfit(tomo(given, *B).map(), with_ctf.truth) for given in (with_scale, without))
-    print(good, bad)
     assert good < 0.1
     assert bad > 0.25
 
@@ -261,7 +256,6 @@ def test_radiation_damage_is_undone(simulate, altered, tomo, misfit, bfactor):
     project = simulate(dose_per_tilt=4.0, bfactor_per_dose=bfactor)
     other = altered(project, in_tilts("rlnMicrographPreExposure", 0))
     good, bad = (misfit(tomo(given, *B).map(), project.truth) for given in (project, other))
-    print(good, bad)
     assert good < 0.1
     assert bad > 1.5 * good
 
@@ -309,7 +303,8 @@ def test_every_pixel_size_has_the_same_amplitude_in_the_map(simulate, altered, t
     both = scale_of(tomo(project, *B).map(), project.truth)
     assert both == pytest.approx(1, abs=0.02)
     assert scales[0] == pytest.approx(1, abs=0.02)
-    assert scales[1] == pytest.approx(1, abs=0.02) or scales[1] == pytest.approx(1.25, abs=0.03)
+    # simulated images of all groups are line integrals in units of 4 Å, a map alone is in its own voxels of 5 Å
+    assert scales[1] == pytest.approx(1.25, abs=0.02)
 
 
 # --- magnification -------------------------------------------------------------------------------------------

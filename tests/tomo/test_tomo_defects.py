@@ -228,12 +228,14 @@ def test_series_of_one_tilt_make_a_map(simulate, tomo, likeness):
 
 def test_more_threads_need_no_other_volume(noisy, tmp_path):
     plans = [
-        plan_of(noisy, tmp_path / "map", *B, *words)
+        plan_of(noisy, tmp_path / "map", "--b", 160, *words)
         for words in (("--j", 1), ("--j", 8), ("--j-out", 4, "--j-in", 2), ("--j-out", 1, "--j-in", 2))
     ]
     assert [plan.settings.threads for plan in plans] == [1, 8, 8, 2]
-    assert len({plan.memory_bytes for plan in plans}) == 1
     assert len({plan.sums_bytes for plan in plans}) == 1
+    # a thread has windows in work, but no sums of its own
+    needed = [plan.memory_bytes for plan in plans]
+    assert max(needed) - min(needed) < 0.1 * plans[0].sums_bytes
 
 
 def coloured(stack):
@@ -442,11 +444,6 @@ def test_tilt_images_are_mapped_not_loaded_and_memory_stays_below_the_plan(simul
     )
     assert done.returncode == 0, done.stderr
     facts = json.loads((tmp_path / "map/manifest.json").read_text())
-    assert 0, (
-        facts["peak_memory_bytes"] / 1e6,
-        facts["planned_memory_bytes"] / 1e6,
-        facts["planned_sums_bytes"] / 1e6,
-    )
     assert facts["peak_memory_bytes"] <= facts["planned_memory_bytes"]
 
 
