@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -26,6 +25,7 @@ from centralslice.jobs.map_report import report_facts, report_map
 from centralslice.plugin.registry import Registry
 from centralslice.report.fsc import write_fsc
 from centralslice.runtime.manifest import write_manifest
+from centralslice.runtime.peak_memory import peak_memory_bytes
 
 #: From a final name to the name to write.
 Stage: TypeAlias = Callable[[Path], Path]
@@ -130,7 +130,7 @@ def result_facts(result: Make3dResult, outputs: Outputs) -> dict[str, Any]:
             for name, curve in result.fsc.items()
         },
         "map_sha256": result.sha256,
-        "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "peak_memory_bytes": peak_memory_bytes(),
         "timings_s": result.timings_s,
         "outputs": outputs.all(),
     }

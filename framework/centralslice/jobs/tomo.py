@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -38,6 +37,7 @@ from centralslice.report.fsc import write_fsc
 from centralslice.runtime.checkpoint_merge import OPTIONAL
 from centralslice.runtime.communicator import MASTER
 from centralslice.runtime.manifest import array_sha256, write_manifest
+from centralslice.runtime.peak_memory import peak_memory_bytes
 from centralslice.runtime.schedule import StopRun
 from centralslice.runtime.staging import staged_outputs
 
@@ -246,7 +246,7 @@ def _facts(plan: TomoPlan, launch: Launch, result: TomoResult) -> dict[str, Any]
         "ranks": result.ranks,
         "planned_memory_bytes": plan.memory_bytes,
         "planned_sums_bytes": plan.sums_bytes,
-        "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "peak_memory_bytes": peak_memory_bytes(),
         "timings_s": result.timings_s,
         "outputs": plan.outputs.all(),
     }
