@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import argparse
 import math
-import shlex
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from centralslice.cli.options import Subparsers, open_registry
-from centralslice.cli.running import add_running, checkpoint_seconds, thread_count
-from centralslice.errors import EXIT_INTERRUPTED, EXIT_REQUEUE, ParameterError
+from centralslice.cli.options import Subparsers
+from centralslice.cli.running import (
+    Job,
+    add_ppid,
+    add_running,
+    add_sums,
+    checkpoint_seconds,
+    run_job,
+    thread_count,
+)
+from centralslice.errors import ParameterError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,9 +26,9 @@ if TYPE_CHECKING:
     from centralslice.jobs.make3d_plan import Make3dPlan
     from centralslice.jobs.make3d_result import Make3dResult
     from centralslice.jobs.make3d_settings import ConventionChoice, Make3dSettings, SeedSettings
+    from centralslice.jobs.run_tools import Launch
     from centralslice.jobs.selection import SelectionRules
     from centralslice.plugin.registry import Registry
-    from centralslice.runtime.communicator import Communicator
     from centralslice.runtime.hosts import Host
 
 SUMMARY = "oriented particle images in, 3D map out"
@@ -156,52 +162,21 @@ def _add_finish(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_running(parser: argparse.ArgumentParser) -> None:
-    add_running(parser).add_argument(
-        "--ppid", type=int, default=-1, metavar="PID",
-        help="accepted for EMAN2's project manager; only recorded",
-    )  # fmt: skip
+    group = add_running(parser)
+    add_sums(group)
+    add_ppid(group)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Plan, and unless it is a dry run, compute; on every rank of the world this process belongs to."""
-    from centralslice.runtime.world import run_in_world
-
-    return run_in_world(arguments.parallel, lambda communicator: _run(arguments, communicator))
+    return run_job(arguments, Job(lambda registry, hosts: _plan(arguments, registry, hosts), _compute))
 
 
-def _run(arguments: argparse.Namespace, communicator: Communicator) -> int:
+def _compute(plan: Make3dPlan, registry: Registry, launch: Launch) -> list[str] | None:
     from centralslice.jobs.make3d import run_make3d
-    from centralslice.jobs.run_tools import Launch, StoppedRun
-    from centralslice.runtime.compilation import announce_compilation
-    from centralslice.runtime.hosts import gather_hosts
-    from centralslice.runtime.world import on_master
 
-    registry = open_registry()
-    hosts = gather_hosts(communicator)
-    plan = on_master(communicator, lambda: _plan(arguments, registry, hosts))
-    lines = plan.lines()
-    master = communicator.rank == 0
-    if master and (arguments.dry_run or arguments.verbose >= 2):
-        print("\n".join(lines))
-    elif master and arguments.verbose >= 1:
-        print("\n".join(line for line in lines if line.startswith("note")))
-    if arguments.dry_run:
-        return 0
-    announce_compilation(quiet=plan.settings.quiet or not master)
-    command = shlex.join(["centralslice", *arguments.command_line])
-    try:
-        result = run_make3d(plan, registry, Launch(command, communicator))
-    except StoppedRun as stopped:
-        name = stopped.args[0]
-        if master:
-            print(
-                f"centralslice: stopped by {name}; a checkpoint was written, --resume continues",
-                file=sys.stderr,
-            )
-        return EXIT_INTERRUPTED if name == "SIGINT" else EXIT_REQUEUE
-    if result is not None and arguments.verbose >= 1:
-        print("\n".join(report_lines(plan.outputs.merged, result)))
-    return 0
+    result = run_make3d(plan, registry, launch)
+    return None if result is None else report_lines(plan.outputs.merged, result)
 
 
 def _plan(arguments: argparse.Namespace, registry: Registry, hosts: Sequence[Host]) -> Make3dPlan:

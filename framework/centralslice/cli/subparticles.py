@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import shlex
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from centralslice import __version__
 from centralslice.cli.options import Subparsers, open_registry
-from centralslice.errors import EXIT_INTERRUPTED, EXIT_REQUEUE, ParameterError
+from centralslice.cli.running import Job, add_ppid, add_running, run_job
+from centralslice.errors import ParameterError
 
 if TYPE_CHECKING:
+    from centralslice.jobs.run_tools import Launch
+    from centralslice.jobs.subparticle_plan import SubparticlePlan
     from centralslice.plugin.registry import Registry
-    from centralslice.runtime.communicator import Communicator
 
 SUMMARY = "subtract parts of particles, keep each symmetry copy as a particle of its own"
 
@@ -42,7 +41,7 @@ def add_parser(subparsers: Subparsers) -> None:
     _add_crop(parser)
     _add_filters(parser)
     _add_modes(parser)
-    _add_running(parser)
+    add_ppid(add_running(parser))
 
 
 def _add_input(parser: argparse.ArgumentParser) -> None:
@@ -218,76 +217,35 @@ def _add_modes(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_running(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("running")
-    add = group.add_argument
-    add("--threads", type=int, metavar="N", help="threads [all cores this process may use]")
-    add("--parallel", metavar="HOW", help="mpi[:N] inside mpirun -n N, or thread:N, the same as --threads N")
-    add("--checkpoint-every", metavar="TIME", default="10m",
-        help="write a checkpoint this often (90s, 10m, 2h; 0: never), and on USR1, TERM and Ctrl-C [10m]")  # fmt: skip
-    add("--resume", nargs="?", const="yes", default="no", choices=("yes", "auto", "no"),
-        help="continue from the checkpoint; auto: the one before if the last is damaged, or start anew")  # fmt: skip
-    add("--master-works", action=argparse.BooleanOptionalAction, default=True,
-        help="whether rank 0 works on particles too [yes]")  # fmt: skip
-    add("--log-json", action="store_true", help="progress as JSON lines on stderr")
-    add("--dry-run", action="store_true", help="print the plan (copies, masks, boxes, outputs) and stop")
-    add("--verbose", "-v", type=int, nargs="?", const=2, default=1, metavar="N",
-        help="0 errors only, 1 result and progress, 2 the plan too [1]")  # fmt: skip
-    add("--version", action="version", version=f"centralslice {__version__}")
-    add(
-        "--ppid",
-        type=int,
-        default=-1,
-        metavar="PID",
-        help="accepted for EMAN2's project manager; only recorded",
-    )
-
-
 def run(arguments: argparse.Namespace) -> int:
     """Plan, and unless it is a dry run, compute; on every rank of the world this process belongs to."""
-    from centralslice.runtime.world import run_in_world
+    from centralslice.runtime.world import on_master, run_in_world
 
-    return run_in_world(arguments.parallel, lambda communicator: _run(arguments, communicator))
+    if arguments.revert is not None:
+        return run_in_world(
+            arguments.parallel,
+            lambda communicator: on_master(communicator, lambda: _revert(arguments, open_registry())),
+        )
+    return run_job(arguments, Job(lambda registry, hosts: _plan(arguments, registry), _compute))
 
 
-def _run(arguments: argparse.Namespace, communicator: Communicator) -> int:
+def _plan(arguments: argparse.Namespace, registry: Registry) -> SubparticlePlan:
     from centralslice.cli.subparticle_options import settings_from
     from centralslice.jobs.subparticle_plan import plan_subparticles
-    from centralslice.jobs.subparticles import Launch, StoppedRun, run_subparticles
-    from centralslice.runtime.compilation import announce_compilation
-    from centralslice.runtime.world import on_master
 
-    registry = open_registry()
-    command = shlex.join(["centralslice", *arguments.command_line])
-    if arguments.revert is not None:
-        return on_master(communicator, lambda: _revert(arguments, registry))
-    master = communicator.rank == 0
-    announce_compilation(quiet=arguments.verbose < 1 or not master)
-    plan = on_master(communicator, lambda: plan_subparticles(settings_from(arguments), registry))
-    lines = plan.lines()
-    if master and (arguments.dry_run or arguments.verbose >= 2):
-        print("\n".join(lines))
-    elif master and arguments.verbose >= 1:
-        print("\n".join(line for line in lines if line.startswith("note")))
-    if arguments.dry_run:
-        return 0
-    try:
-        result = run_subparticles(plan, registry, Launch(command, communicator))
-    except StoppedRun as stopped:
-        name = stopped.args[0]
-        if master:
-            print(
-                f"centralslice: stopped by {name}; a checkpoint was written, --resume continues",
-                file=sys.stderr,
-            )
-        return EXIT_INTERRUPTED if name == "SIGINT" else EXIT_REQUEUE
-    if result is not None and master and arguments.verbose >= 1:
-        times = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in result.seconds.items())
-        print(f"time       {times}" if times else "time       0 s")
-        for name, digest in result.sha256.items():
-            print(f"sha256     {digest} {name}")
-        print(f"written    {result.facts['sub_particles']:,} sub-particles, {plan.files.table}")
-    return 0
+    return plan_subparticles(settings_from(arguments), registry)
+
+
+def _compute(plan: SubparticlePlan, registry: Registry, launch: Launch) -> list[str] | None:
+    from centralslice.jobs.subparticles import run_subparticles
+
+    result = run_subparticles(plan, registry, launch)
+    if result is None:
+        return None
+    times = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in result.seconds.items()) or "0 s"
+    digests = [f"sha256     {digest} {name}" for name, digest in result.sha256.items()]
+    written = f"{result.facts['sub_particles']:,} sub-particles, {plan.files.table}"
+    return [f"time       {times}", *digests, f"written    {written}"]
 
 
 def _revert(given: argparse.Namespace, registry: Registry) -> int:

@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import argparse
 import math
-import shlex
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from centralslice.cli.options import Subparsers, open_registry
-from centralslice.cli.running import add_running, checkpoint_seconds, thread_count
+from centralslice.cli.options import Subparsers
+from centralslice.cli.running import Job, add_running, add_sums, checkpoint_seconds, run_job, thread_count
 from centralslice.cli.tomo_alignment import add_alignment, aligned_series
-from centralslice.errors import EXIT_INTERRUPTED, EXIT_REQUEUE, ParameterError
+from centralslice.errors import ParameterError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from centralslice.jobs.run_tools import Launch
     from centralslice.jobs.tomo import TomoResult
     from centralslice.jobs.tomo_plan import TomoPlan
     from centralslice.jobs.tomo_settings import TomoSettings
     from centralslice.plugin.registry import Registry
-    from centralslice.runtime.communicator import Communicator
     from centralslice.runtime.hosts import Host
 
 SUMMARY = "particles in tilt series in, 3D maps out"
@@ -48,6 +46,7 @@ def add_parser(subparsers: Subparsers) -> None:
     _add_method(parser)
     _add_maps(parser)
     running = add_running(parser)
+    add_sums(running)
     running.add_argument(
         "--mem", type=float, metavar="GB", help="largest memory of each process, reading included"
     )
@@ -151,45 +150,16 @@ def _add_maps(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Plan, and unless it is a dry run, compute; on every rank of the world this process belongs to."""
     from centralslice.jobs.pipeline_control import pipeline_control
-    from centralslice.runtime.world import run_in_world
 
-    with pipeline_control(arguments.pipeline_control):
-        return run_in_world(arguments.parallel, lambda communicator: _run(arguments, communicator))
+    job = Job(lambda registry, hosts: _plan(arguments, registry, hosts), _compute)
+    return pipeline_control(arguments.pipeline_control, lambda: run_job(arguments, job))
 
 
-def _run(arguments: argparse.Namespace, communicator: Communicator) -> int:
-    from centralslice.jobs.run_tools import Launch, StoppedRun
+def _compute(plan: TomoPlan, registry: Registry, launch: Launch) -> list[str] | None:
     from centralslice.jobs.tomo import run_tomo
-    from centralslice.runtime.compilation import announce_compilation
-    from centralslice.runtime.hosts import gather_hosts
-    from centralslice.runtime.world import on_master
 
-    registry = open_registry()
-    hosts = gather_hosts(communicator)
-    plan = on_master(communicator, lambda: _plan(arguments, registry, hosts))
-    lines = plan.lines()
-    master = communicator.rank == 0
-    if master and (arguments.dry_run or arguments.verbose >= 2):
-        print("\n".join(lines))
-    elif master and arguments.verbose >= 1:
-        print("\n".join(line for line in lines if line.startswith("note")))
-    if arguments.dry_run:
-        return 0
-    announce_compilation(quiet=plan.settings.quiet or not master)
-    command = shlex.join(["centralslice", *arguments.command_line])
-    try:
-        result = run_tomo(plan, registry, Launch(command, communicator))
-    except StoppedRun as stopped:
-        name = stopped.args[0]
-        if master:
-            print(
-                f"centralslice: stopped by {name}; a checkpoint was written, --resume continues",
-                file=sys.stderr,
-            )
-        return EXIT_INTERRUPTED if name == "SIGINT" else EXIT_REQUEUE
-    if result is not None and arguments.verbose >= 1:
-        print("\n".join(report_lines(plan, result)))
-    return 0
+    result = run_tomo(plan, registry, launch)
+    return None if result is None else report_lines(plan, result)
 
 
 def _plan(arguments: argparse.Namespace, registry: Registry, hosts: Sequence[Host]) -> TomoPlan:
