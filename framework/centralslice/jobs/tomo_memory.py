@@ -119,6 +119,12 @@ class TomoMemory:
         """Largest memory of a process that only inserts."""
         return self._always(choice) + self._sums_bytes + self._inserting(choice)
 
+    def widened(self, choice: MemoryChoice) -> int:
+        """Of :meth:`peak`, if all integer sums outgrow 32 bits; while the last do, they are there twice."""
+        if self.finishing.sums_kind != "integer" or self.finishing.sums.dtype.itemsize > 4:
+            return self.peak(choice)
+        return self.peak(choice) + (1 + (1 if choice.spill else self._sets)) * self._sums_bytes
+
     @property
     def _sets(self) -> int:
         """Sums that the master holds if none wait on disk: half 1 waits for half 2, both for those of neither."""

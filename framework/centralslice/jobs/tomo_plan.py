@@ -90,6 +90,13 @@ class TomoPlan:
         """Largest memory of a rank that only inserts."""
         return self.memory.worker_peak(self.choice)
 
+    def _if_widened(self) -> str:
+        """What integer sums may need that outgrow 32 bits, which few do."""
+        widened = self.memory.widened(self.choice)
+        return (
+            "" if widened == self.memory_bytes else f"; up to {widened / 1e9:.2f} GB if sums outgrow 32 bits"
+        )
+
     def lines(self) -> list[str]:
         """What ``--dry-run`` prints."""
         selection, finishing, geometry = self.selection, self.finishing, self.finishing.geometry
@@ -109,7 +116,7 @@ class TomoPlan:
             f"map        {geometry.image_size} voxels of {geometry.voxel_size_angst:g} Å a side{crop}",
             f"memory     {self.memory_bytes / 1e9:.2f} GB (sums {self.sums_bytes / 1e9:.2f} GB each"
             f"{', half 1 waits on disk' if self.choice.spill else ''}, "
-            f"finish {finishing.sums.finish_bytes / 1e9:.2f} GB)",
+            f"finish {finishing.sums.finish_bytes / 1e9:.2f} GB{self._if_widened()})",
             f"sums       {finishing.sums_kind}; blocks of about {self.block_slices} windows",
             f"threads    {self.settings.threads}",
             *(f"note       {note}" for note in self.notes),
