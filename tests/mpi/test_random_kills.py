@@ -30,7 +30,7 @@ RANKS, RESUMED_WITH = 3, (1, 2, 5, 3, "threads")
 #: In turn.
 VICTIMS = ("worker", "master", "checkpoint")
 #: Enough work to be killed in the middle: with this symmetry each particle costs more than its image.
-PARTICLES, BOX, OPTIONS = 12_000, 48, ("--sym", "tet")
+PARTICLES, BOX, OPTIONS = 16_000, 32, ("--sym", "tet")
 EVERY_S = 0.2
 #: A kill comes at this part of the measured time of an undisturbed run.
 FIRST, LAST = 0.3, 0.9
