@@ -22,7 +22,7 @@ OPEN_FILES = 128
 #: Images that cannot be mapped stay decoded up to this much memory, at least the one in work.
 DECODED_BYTES = 2**28
 #: Pixels of mapped files are given back when so much of them was looked at,
-MAPPED_BYTES = 2**26
+MAPPED_BYTES = 2**25
 #: which the system maps in pieces of this size.
 _MAPPED_AT_ONCE = 2**16
 

@@ -146,7 +146,8 @@ class TomoMemory:
         counts = self.slicing.selection.counts
         slices = min(max(choice.piece, int(counts.max())), int(counts.sum()))
         tasks = min(slices, TASK_WINDOWS * self.threads)
-        images = min(self.images.mapped, MAPPED_BYTES)
+        # the system maps more than what is looked at: whole pages, and those around them
+        images = min(self.images.mapped, 3 * MAPPED_BYTES)
         if self.images.decoded:
             images += self.images.largest  # as it is stored, while it is decoded
         return slices * self._slice_bytes + 3 * tasks * self._window_bytes + images
