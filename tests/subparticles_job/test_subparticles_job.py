@@ -248,10 +248,10 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-def start(words: list[str]) -> subprocess.Popen[str]:
+def start(words: list[str], program: str = SLOWLY) -> subprocess.Popen[str]:
     """The command, slow enough to be hit, in small blocks."""
     return subprocess.Popen(
-        [sys.executable, "-c", SLOWLY, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", program, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
 
 
@@ -275,7 +275,8 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bytes(
     job = start(words)
     folder = tmp_path / "sub_checkpoint"
     deadline = time.monotonic() + 60
-    while not list(folder.glob("index_*.json")) or (tmp_path / "sub.mrcs.partial").stat().st_size == 0:
+    partial = tmp_path / "sub.mrcs.partial"  # poses are refined before it is made
+    while not list(folder.glob("index_*.json")) or not partial.is_file() or partial.stat().st_size == 0:
         assert job.poll() is None, job.communicate()[1]
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -294,6 +295,31 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bytes(
     )
     assert not folder.exists()
     assert not list(tmp_path.glob("*.partial"))
+
+
+def test_a_run_stopped_while_poses_are_refined_goes_on_to_the_same_bytes(
+    ring: Ring, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("centralslice.jobs.subparticle_plan.MOST_PARENTS", 6)
+    options = ("--localrefine", "2", "--side", "40")
+    maps = ("--half1", "truth.mrc", "--half2", "truth.mrc")
+    (tmp_path / "whole").mkdir()
+    whole = tmp_path / "whole" / "sub.mrcs"
+    assert main(ring.words(whole, *options, maps=maps)) == 0
+    words = ring.words(tmp_path / "sub.mrcs", "--checkpoint-every", "0.1s", *options, maps=maps)
+    job = start(words, SLOWLY.replace("HalfEngine.extract", "HalfEngine.refined"))
+    folder = tmp_path / "sub_checkpoint"
+    deadline = time.monotonic() + 60
+    while not list(folder.glob("index_*.json")):
+        assert job.poll() is None, job.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    os.kill(job.pid, signal.SIGKILL)
+    job.communicate(timeout=60)
+    assert not (tmp_path / "sub.mrcs.partial").exists()
+    assert in_process([*words, "--resume"], 2)[0] is not None
+    assert (tmp_path / "sub.mrcs").read_bytes() == whole.read_bytes()
+    assert (tmp_path / "sub.star").read_text() == whole.with_suffix(".star").read_text().replace("/whole/", "/")
 
 
 def test_flat_images_keep_their_place_as_zeros_and_are_listed(tmp_path: Path) -> None:

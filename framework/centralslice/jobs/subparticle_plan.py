@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from centralslice.conventions import BoolArray, IntArray
+from centralslice.conventions import FloatArray, IntArray
 from centralslice.data.particles import Particles
 from centralslice.errors import FormatError, ParameterError, ResourceError, SelectionError
 from centralslice.fourier.invariants import invariant_shape
@@ -20,8 +20,8 @@ from centralslice.fourier.slice_reading import reader_bytes
 from centralslice.jobs.particle_images import StackPool, check_stacks
 from centralslice.jobs.subparticle_design import Design, make_design
 from centralslice.jobs.subparticle_files import SubparticleFiles, check_files, output_stack, plan_files
-from centralslice.jobs.subparticle_filters import MOST_MISSING, passing
-from centralslice.jobs.subparticle_rows import Rows, choices, parents_of, rows_of
+from centralslice.jobs.subparticle_layout import Layout, plan_layout
+from centralslice.jobs.subparticle_rows import Rows, parents_of, rows_of
 from centralslice.jobs.subparticle_settings import SubparticleSettings
 from centralslice.jobs.subparticle_source import SubparticleSource, read_source
 from centralslice.plugin.registry import Registry
@@ -39,51 +39,6 @@ ROW_BYTES = 1000
 READ_WIDTH, READ_OVERSAMPLING = 4, 2.0
 #: Parents in a block at most.
 MOST_PARENTS = 64
-#: Parents whose geometry is worked out at a time.
-CHUNK = 4096
-
-
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """Which sub-particles there are and where each lies in the stack.
-
-    Attributes
-    ----------
-    choice
-        (n, k) candidate of each place of each parent; (1, k) where all parents have the same.
-    kept
-        (n, k) whether it is written.
-    first
-        (n + 1,) number of the first sub-particle of each parent.
-    outside
-        Numbers of sub-particles (parent, candidate) that are mostly outside their parents' images.
-    filtered
-        How many the filters left out.
-    """
-
-    choice: IntArray
-    kept: BoolArray
-    first: IntArray
-    outside: IntArray
-    filtered: int
-
-    @property
-    def total(self) -> int:
-        """Sub-particles that are written."""
-        return int(self.first[-1])
-
-    def chosen(self, parents: IntArray) -> IntArray:
-        """(p, k) candidates of these parents."""
-        if len(self.choice) == 1:
-            return np.broadcast_to(self.choice, (len(parents), self.choice.shape[1]))
-        return self.choice[parents]
-
-    def numbers(self, parents: IntArray) -> IntArray:
-        """(p, k) place of each sub-particle in the stack, −1 for those left out."""
-        kept = self.kept[parents]
-        places = self.first[parents][:, None] + np.cumsum(kept, axis=1) - 1
-        result: IntArray = np.where(kept, places, -1)
-        return result
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +98,12 @@ class SubparticlePlan:
         layout = self.layout
         made = rows_of(parents_of(self.particles, parents), self.design.candidates, layout.chosen(parents))
         return made.take(layout.kept[parents].ravel())
+
+    def posed(self, rotations: FloatArray, shifts_angst: FloatArray) -> SubparticlePlan:
+        """The plan with other poses of the parents, (n, 3, 3) and (n, 2) Å: which copies are written follows them."""
+        particles = replace(self.particles, rotations=rotations, shifts_angst=shifts_angst)
+        layout = plan_layout(particles, self.design, self.settings, self.parent_box)
+        return replace(self, particles=particles, layout=layout)
 
     @property
     def memory_bytes(self) -> int:
@@ -204,9 +165,7 @@ def plan_subparticles(settings: SubparticleSettings, registry: Registry) -> Subp
     invariant, said = _invariant(settings, eman2, design.new_box)
     settings = replace(settings, invariant=invariant)
     files = _plan_checked_files(settings, source, particles, registry)
-    layout = _layout(particles, design, settings, box)
-    if not layout.total:
-        raise SelectionError(f"{particles.source}: no sub-particle is left after the filters")
+    layout = plan_layout(particles, design, settings, box)
     images = 4 * (2 * box * box + design.candidates_a_parent(settings) * design.new_box**2)
     block = max(1, min(MOST_PARENTS, BLOCK_BYTES // max(images, 1)))
     plan = SubparticlePlan(
@@ -349,33 +308,3 @@ def _automatic(usable: bool, premultiplied: bool, flipped: bool | None) -> tuple
     if flipped:
         return "flipped", "the images are phase flipped"
     return "full", "the metadata have defocus and microscope"
-
-
-def _layout(particles: Particles, design: Design, settings: SubparticleSettings, box: int) -> Layout:
-    """Which sub-particles are written, decided by geometry alone, a chunk of parents at a time."""
-    copies, crop, count = settings.copies, settings.crop, len(particles)
-    every = len(design.candidates)
-    same = not (copies.relax_sym or copies.randomize)
-    kept, chosen, outside, filtered = [], [], [], 0
-    for start in range(0, count, CHUNK):
-        numbers = np.arange(start, min(start + CHUNK, count))
-        choice = choices(numbers, every, copies.relax_sym, copies.randomize, copies.seed)
-        parents = parents_of(particles, numbers)
-        rows = rows_of(parents, design.candidates, choice)
-        good = passing(
-            rows, choice.shape[1], np.repeat(parents.pixels_angst, choice.shape[1]), settings.filters
-        )
-        filtered += int(np.count_nonzero(~good))
-        if not settings.expand_only:
-            away = good & (rows.missing(box, design.new_box) > MOST_MISSING)
-            outside.append(np.stack([rows.parent[away], rows.candidate[away]], axis=1))
-            if crop.edge == "drop":
-                good &= ~away
-        kept.append(good.reshape(choice.shape))
-        chosen.append(choice[:1] if same else choice)
-    all_kept = np.concatenate(kept)
-    first = np.concatenate([[0], np.cumsum(all_kept.sum(axis=1))]).astype(np.int64)
-    return Layout(
-        chosen[0] if same else np.concatenate(chosen), all_kept, first,
-        np.concatenate([np.empty((0, 2), np.int64), *outside]), filtered,
-    )  # fmt: skip

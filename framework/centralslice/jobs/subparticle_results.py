@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -14,8 +14,13 @@ from centralslice.jobs.subparticle_gain import GroupGain
 from centralslice.jobs.subparticle_plan import SubparticlePlan
 from centralslice.runtime.checkpoint import AnyArray, StoredShard
 
+#: Arrays with a row for each parent, sub-particle or stored image, and those that may be empty.
+_SIZED = ("scale", "clipped", "blank", "moves_px", "correlation", "statistics", "invariant_statistics")
+_UNSIZED = ("hand_scores", "rotations", "shifts_angst")
 _GAIN = ("curve", "sigma", "noise")
 _GAIN_NUMBERS = ("cutoff", "median", "spread", "count")
+#: Parents' numbers, rotations and shifts in Å of a block.
+Poses: TypeAlias = tuple[IntArray, FloatArray, FloatArray]
 
 
 @dataclass
@@ -70,6 +75,21 @@ class Results:
             np.zeros((invariants, 4)),
         )  # fmt: skip
 
+    def take_poses(self, plan: SubparticlePlan, half: int, found: Iterable[Poses]) -> None:
+        """Note the refined poses of a half set: parents' numbers, rotations and shifts (Å) of each block."""
+        if not len(self.rotations):
+            self.rotations = plan.particles.rotations.copy()
+            self.shifts_angst = plan.particles.shifts_angst.copy()
+        for numbers, rotations, shifts in found:
+            self.rotations[numbers], self.shifts_angst[numbers] = rotations, shifts
+        self.done[f"poses.{half}"] = 0
+
+    def resized(self, plan: SubparticlePlan) -> Results:
+        """For the sub-particles of a plan whose poses are these; no image has been made yet."""
+        return replace(
+            Results.empty(plan), rotations=self.rotations, shifts_angst=self.shifts_angst, done=self.done
+        )
+
     def take(self, facts: Mapping[str, Any]) -> None:
         """Note what a block's report says."""
         for piece in facts["pieces"]:
@@ -85,11 +105,7 @@ class Results:
 
     def state(self) -> dict[str, AnyArray]:
         """As arrays, for a checkpoint."""
-        names = (
-            "scale", "clipped", "blank", "moves_px", "correlation", "statistics", "invariant_statistics",
-            "hand_scores", "rotations", "shifts_angst",
-        )  # fmt: skip
-        arrays = {name: np.asarray(getattr(self, name)) for name in names}
+        arrays = {name: np.asarray(getattr(self, name)) for name in (*_SIZED, *_UNSIZED)}
         for group, gain in self.gains.items():
             arrays |= {f"gain.{group}.{name}": np.asarray(getattr(gain, name)) for name in _GAIN}
             arrays[f"gain.{group}.numbers"] = np.array([float(getattr(gain, name)) for name in _GAIN_NUMBERS])
@@ -102,25 +118,20 @@ class Results:
 
     @classmethod
     def of(cls, plan: SubparticlePlan, shard: StoredShard) -> Results:
-        """As a checkpoint holds them.
+        """As a checkpoint holds them; where all poses were refined, for the sub-particles that these give.
 
         Raises
         ------
         CheckpointError
             If they are not of this run's size.
         """
-        state, facts, found = shard.state(), shard.facts(), cls.empty(plan)
-        for name in ("hand_scores", "rotations", "shifts_angst"):
+        state, facts = shard.state(), shard.facts()
+        if all(f"poses.{half}" in facts["done"] for half in plan.halves):
+            plan = plan.posed(state["rotations"], state["shifts_angst"])
+        found = cls.empty(plan)
+        for name in _UNSIZED:
             setattr(found, name, state[name])
-        for name in (
-            "scale",
-            "clipped",
-            "blank",
-            "moves_px",
-            "correlation",
-            "statistics",
-            "invariant_statistics",
-        ):
+        for name in _SIZED:
             if state[name].shape != getattr(found, name).shape:
                 raise CheckpointError(
                     f"{shard.path}: {name} has the shape {state[name].shape}, which is not this run's"
@@ -129,15 +140,9 @@ class Results:
         for group, mode in facts["modes"].items():
             numbers = state[f"gain.{group}.numbers"]
             curve, sigma, noise = (state[f"gain.{group}.{name}"] for name in _GAIN)
+            cutoff, median, spread, count = numbers.tolist()
             found.gains[int(group)] = GroupGain(
-                mode,
-                curve,
-                sigma,
-                noise,
-                int(numbers[0]),
-                float(numbers[1]),
-                float(numbers[2]),
-                int(numbers[3]),
+                mode, curve, sigma, noise, int(cutoff), median, spread, int(count)
             )
         for name, array in state.items():
             if name.startswith("strip."):

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -22,9 +20,7 @@ from centralslice.jobs.subparticle_plan import SubparticlePlan
 from centralslice.jobs.subparticle_results import Results
 from centralslice.jobs.subparticle_settings import PASS_ONE_PARENTS
 from centralslice.jobs.subparticle_stack import SharedStack
-from centralslice.runtime.checkpoint import MASTER as MASTER_SHARD
-from centralslice.runtime.checkpoint import Shard, ShardRecord
-from centralslice.runtime.schedule import BlockReport, run_stage
+from centralslice.jobs.subparticle_stages import BlockFunction, Stages
 
 #: Parents of a block of the first pass.
 SAMPLE_BLOCK = 16
@@ -34,9 +30,6 @@ HAND_SUBPARTICLES = 500
 HANDS = (1.0, -1.0, 0.0)
 #: Sub-particles whose making is shown in the report.
 EXAMPLES = 4
-
-#: What one block's work gives the master.
-BlockFunction = Callable[[IntArray], dict[str, Any]]
 
 
 class SubparticleRun:
@@ -50,27 +43,87 @@ class SubparticleRun:
         Of this rank.
     images
         Reads parents ahead.
-    stack, invariant_stack
-        The shared outputs, open on this rank.
     results
         On the master what is known so far, elsewhere None.
     """
 
     def __init__(
-        self, plan: SubparticlePlan, tools: RankTools, images: ReadAhead[ParentImages], stack: SharedStack | None,
-        invariant_stack: SharedStack | None, results: Results | None,
-    ) -> None:  # fmt: skip
+        self,
+        plan: SubparticlePlan,
+        tools: RankTools,
+        images: ReadAhead[ParentImages],
+        results: Results | None,
+    ) -> None:
         self.plan, self._tools, self._images = plan, tools, images
-        self._stack, self._invariants, self.results = stack, invariant_stack, results
-        self._resumed = {} if tools.checkpoint is None else tools.checkpoint.blocks()
-        done = {} if results is None else results.done
-        if results is not None and len(results.rotations):
-            self._pose(results.rotations, results.shifts_angst)
-        self.planned = {label: count for label, count in done.items() if count}
-        self.seconds: dict[str, float] = {}
+        self._stages = Stages(tools, images.start, results, plan.settings.master_works)
+        self._stack: SharedStack | None = None
+        self._invariants: SharedStack | None = None
+        #: Whether a checkpoint's images are to be gone on with; it has none if poses are refined first.
+        self.resumes_images = tools.checkpoint is not None
 
-    def extract_all(self) -> None:
-        """Every sub-particle of every half set. Collective."""
+    @property
+    def results(self) -> Results | None:
+        """On the master what is known so far, elsewhere None."""
+        return self._stages.results
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Stage to time."""
+        return self._stages.seconds
+
+    def refine_poses(self) -> None:
+        """Poses of all half sets against their own maps (``--localrefine``); which sub-particles there are follows.
+
+        Collective; before there are stacks.
+        """
+        if not self.plan.settings.subtraction.local_refine_deg > 0:
+            return
+        halves = self._unrefined()
+        with self._tools.signals or nullcontext():
+            for half in halves:
+                self._refine_half(half)
+        self._pose()
+        if halves:
+            self.resumes_images = False
+            if self.results is not None:
+                self._stages.results = self.results.resized(self.plan)
+
+    def _unrefined(self) -> list[int]:
+        """Half sets whose poses are still to be refined, as the master knows. Collective."""
+        done = self._tools.communicator.broadcast(None if self.results is None else list(self.results.done))
+        return [half for half in self.plan.halves if f"poses.{half}" not in done]
+
+    def _refine_half(self, half: int) -> None:
+        engine = HalfEngine(self.plan, half, self._tools.registry, self._tools.threads.map, self._hand())
+        parents: IntArray = np.flatnonzero(self.plan.particles.half_set == half)
+
+        def work(numbers: IntArray) -> dict[str, Any]:
+            return {"poses": (numbers, *engine.refined(numbers, self._images.take(numbers)))}
+
+        found: dict[int, Any] = {}
+        self._stages.run(
+            f"poses.{half}", parents, self.plan.block_parents, work,
+            lambda block, facts: found.update({block: facts["poses"]}),
+        )  # fmt: skip
+        if self.results is not None:
+            self.results.take_poses(self.plan, half, found.values())
+
+    def _pose(self) -> None:
+        """The refined poses in place of the metadata's, on every rank. Collective."""
+        results = self.results
+        mine = None if results is None else (results.rotations, results.shifts_angst)
+        self.plan = self.plan.posed(*self._tools.communicator.broadcast(mine))
+
+    def extract_all(self, stacks: Sequence[SharedStack]) -> None:
+        """Every sub-particle of every half set. Collective.
+
+        Parameters
+        ----------
+        stacks
+            The shared outputs, open on this rank: images, and invariants where they are asked for.
+        """
+        self._stack, self._invariants = stacks[0], stacks[1] if len(stacks) > 1 else None
+        self._stages.stacks = list(stacks)
         with self._tools.signals or nullcontext():  # between stages too: they may be short
             for half in self.plan.halves:
                 self._extract_half(half)
@@ -86,8 +139,6 @@ class SubparticleRun:
             parents = engine.order(parents)
         else:
             engine = HalfEngine(self.plan, half, self._tools.registry, self._tools.threads.map, self._hand())
-            if self.plan.settings.subtraction.local_refine_deg > 0:
-                self._refine(engine, parents)
             engine.gains = self._gains(engine, parents)
             if self._wants_hand(half):
                 self._find_hand(engine, parents)
@@ -95,40 +146,9 @@ class SubparticleRun:
             self._examples(engine)
         for part in range(len(engine.parts())):
             work = self._extraction(engine, part)
-            self.stage(f"extract.{half}.{part}", parents, self.plan.block_parents, work)
+            self._stages.run(f"extract.{half}.{part}", parents, self.plan.block_parents, work)
         if self.results is not None:
             self.results.done[f"half.{half}"] = 0
-
-    def _refine(self, engine: HalfEngine, parents: IntArray) -> None:
-        """Poses of a half set against its own map; from here on they stand for the metadata's."""
-        particles, results = self.plan.particles, self.results
-        known = results is not None and f"poses.{engine.half}" in results.done
-        if not self._tools.communicator.broadcast(known):
-
-            def work(numbers: IntArray) -> dict[str, Any]:
-                return {"poses": (numbers, *engine.refined(numbers, self._images.take(numbers)))}
-
-            found: dict[int, Any] = {}
-            self.stage(
-                f"poses.{engine.half}", parents, self.plan.block_parents, work,
-                lambda block, facts: found.update({block: facts["poses"]}), lasting=False,
-            )  # fmt: skip
-            if results is not None:
-                if not len(results.rotations):
-                    results.rotations = particles.rotations.copy()
-                    results.shifts_angst = particles.shifts_angst.copy()
-                for numbers, rotations, shifts in found.values():
-                    results.rotations[numbers], results.shifts_angst[numbers] = rotations, shifts
-                results.done[f"poses.{engine.half}"] = 0
-        mine = None if results is None else (results.rotations, results.shifts_angst)
-        rotations, shifts = self._tools.communicator.broadcast(mine)
-        self._pose(rotations, shifts)
-        engine.plan = self.plan
-
-    def _pose(self, rotations: FloatArray, shifts_angst: FloatArray) -> None:
-        """Other poses than the metadata's."""
-        particles = replace(self.plan.particles, rotations=rotations, shifts_angst=shifts_angst)
-        self.plan = replace(self.plan, particles=particles)
 
     def statistics(self) -> tuple[FloatArray, float] | None:
         """Sums of --ssnr over all particles, in the order of the blocks, and the field of view; None on workers."""
@@ -146,15 +166,14 @@ class SubparticleRun:
             def take(block: int, facts: dict[str, Any], parts: dict[int, FloatArray] = parts) -> None:
                 parts[block] = facts["powers"]
 
-            self.stage(f"ssnr.{half}", parents, self.plan.block_parents, work, take, lasting=False)
+            self._stages.run(f"ssnr.{half}", parents, self.plan.block_parents, work, take)
             for block in sorted(parts):
                 total += parts[block]
         return (total, field) if self._tools.is_master else None
 
     def _is_done(self, half: int) -> bool:
         """Whether a checkpoint holds all of a half set."""
-        done = self.results is not None and f"half.{half}" in self.results.done
-        return bool(self._tools.communicator.broadcast(done))
+        return self._stages.master_says(lambda results: f"half.{half}" in results.done)
 
     def _gains(self, engine: HalfEngine, parents: IntArray) -> dict[int, GroupGain]:
         """The gain of every group of a half set, the same on every rank."""
@@ -171,10 +190,7 @@ class SubparticleRun:
 
     def _fitted(self, engine: HalfEngine, parents: IntArray, groups: list[int]) -> dict[int, GroupGain]:
         """Pass one: gains from some parents of each group, the sums in the order of the parents."""
-        known = self._tools.communicator.broadcast(
-            self.results is not None and all(group in self.results.gains for group in groups)
-        )
-        if known:
+        if self._stages.master_says(lambda results: all(group in results.gains for group in groups)):
             return {} if self.results is None else {group: self.results.gains[group] for group in groups}
         sample = parents[
             sample_rows(engine.groups[parents], PASS_ONE_PARENTS, self.plan.settings.copies.seed)
@@ -184,10 +200,9 @@ class SubparticleRun:
         def work(numbers: IntArray) -> dict[str, Any]:
             return {"statistics": engine.statistics(numbers, self._images.take(numbers))}
 
-        self.stage(
-            f"gains.{engine.half}", sample, SAMPLE_BLOCK, work, lambda block, facts: parts.update(
-                {block: facts["statistics"]}
-            ), lasting=False,
+        self._stages.run(
+            f"gains.{engine.half}", sample, SAMPLE_BLOCK, work,
+            lambda block, facts: parts.update({block: facts["statistics"]}),
         )  # fmt: skip
         if self.results is None:
             return {}
@@ -221,9 +236,7 @@ class SubparticleRun:
         crop = self.plan.settings.crop
         if crop.hand != "auto" or not crop.adjust_defocus or half != self.plan.halves[0]:
             return False
-        return bool(
-            self._tools.communicator.broadcast(self.results is not None and self.results.hand is None)
-        )
+        return self._stages.master_says(lambda results: results.hand is None)
 
     def _find_hand(self, engine: HalfEngine, parents: IntArray) -> None:
         each = max(1, self.plan.design.candidates_a_parent(self.plan.settings))
@@ -234,10 +247,9 @@ class SubparticleRun:
         def work(numbers: IntArray) -> dict[str, Any]:
             return {"scores": engine.hand_scores(numbers, self._images.take(numbers))}
 
-        self.stage(
-            "hand", sample, SAMPLE_BLOCK, work, lambda block, facts: scores.update({block: facts["scores"]}),
-            lasting=False,
-        )  # fmt: skip
+        self._stages.run(
+            "hand", sample, SAMPLE_BLOCK, work, lambda block, facts: scores.update({block: facts["scores"]})
+        )
         if self.results is not None:
             total = np.sum([scores[block] for block in sorted(scores)], axis=0)
             self.results.hand_scores = total
@@ -288,103 +300,6 @@ class SubparticleRun:
             return {"pieces": pieces, "flat": numbers[parents.blank]}
 
         return work
-
-    def stage(
-        self, label: str, parents: IntArray, size: int, work: BlockFunction,
-        take: Callable[[int, dict[str, Any]], None] | None = None, lasting: bool = True,
-    ) -> None:  # fmt: skip
-        """All blocks of some parents, whatever a checkpoint does not hold; collective."""
-        tools = self._tools
-        blocks = [parents[at : at + size] for at in range(0, len(parents), size)]
-        done: list[int] = []
-        if tools.is_master and lasting:
-            done = [int(number) for number in self._resumed.get(label, ())]
-            self.planned[label] = len(blocks)
-        if tools.is_master:
-            results = self.results
-            tools.overseer.observe = _Collector(
-                tools.overseer.observe, take or (lambda _, facts: results.take(facts) if results else None)
-            )
-            tools.overseer.planned = lambda: dict(self.planned)
-        todo = sorted(set(range(len(blocks))) - set(done))
-        stage = _Stage(self, label if lasting else "", blocks, work, done)
-        begun = time.perf_counter()
-        run_stage(tools.communicator, todo, stage, tools.overseer, self.plan.settings.master_works)
-        self.seconds[label] = time.perf_counter() - begun
-        if tools.is_master and isinstance(tools.overseer.observe, _Collector):
-            tools.overseer.observe = tools.overseer.observe.before
-        if self.results is not None and lasting:
-            self.results.done[label] = len(blocks)
-
-    def save(self, epoch: int, label: str, done: Sequence[int]) -> list[ShardRecord]:
-        """Write this rank's shard, and on the master that of the run; images first."""
-        store = self._tools.store
-        if store is None:
-            return []
-        for stack in (self._stack, self._invariants):
-            if stack is not None:
-                stack.sync()
-        own = Shard({}, {label: np.array(sorted(done), np.int64)} if label else {})
-        records = [store.write_shard(epoch, self._tools.communicator.rank, own)]
-        if self.results is not None:
-            blocks = {
-                name: np.arange(count, dtype=np.int64) for name, count in self.results.done.items() if count
-            }
-            mine = Shard({}, blocks, self.results.facts(), self.results.state())
-            records.append(store.write_shard(epoch, MASTER_SHARD, mine))
-        return records
-
-    def read_ahead(self, numbers: IntArray) -> None:
-        """Start reading these parents."""
-        self._images.start(numbers)
-
-    @property
-    def rank(self) -> int:
-        """Of this process."""
-        return self._tools.communicator.rank
-
-
-class _Collector:
-    """Hands reports to the run before those who only watch."""
-
-    def __init__(
-        self, before: Callable[[BlockReport], None], take: Callable[[int, dict[str, Any]], None]
-    ) -> None:
-        self.before, self._take = before, take
-
-    def __call__(self, report: BlockReport) -> None:
-        self._take(report.block, report.facts)
-        self.before(report)
-
-
-class _Stage:
-    """One rank's part of one stage, as the schedule drives it."""
-
-    def __init__(
-        self,
-        run: SubparticleRun,
-        label: str,
-        blocks: Sequence[IntArray],
-        work: BlockFunction,
-        done: list[int],
-    ) -> None:
-        self._run, self._label, self._blocks, self._work, self._done = run, label, blocks, work, done
-
-    def do_block(self, block: int) -> BlockReport:
-        """Work on a block."""
-        begun = time.perf_counter()
-        numbers = self._blocks[block]
-        facts = self._work(numbers)
-        self._done.append(block)
-        return BlockReport(block, self._run.rank, len(numbers), time.perf_counter() - begun, facts)
-
-    def read_ahead(self, block: int) -> None:
-        """Start reading a block."""
-        self._run.read_ahead(self._blocks[block])
-
-    def save(self, epoch: int) -> list[ShardRecord]:
-        """Write this rank's shard."""
-        return self._run.save(epoch, self._label, self._done)
 
 
 def invariant_kind(plan: SubparticlePlan) -> InvariantKind | None:

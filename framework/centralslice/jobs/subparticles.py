@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -72,13 +72,16 @@ def run_subparticles(plan: SubparticlePlan, registry: Registry, launch: Launch) 
     notify(registry, "centralslice_run_started", command=launch.command, settings=asdict(plan.settings))
     if plan.settings.expand_only:
         return on_master(launch.communicator, lambda: _expand(plan, registry, launch))
-    with _opened(plan, registry, launch.communicator) as (tools, run, stacks):
-        result, sums = None, None
+    with ExitStack() as opened:
+        tools, run = _open_run(plan, registry, launch.communicator, opened)
+        result, sums, stacks = None, None, []
         try:
             if plan.settings.ssnr:
                 sums = run.statistics()
             else:
-                run.extract_all()
+                run.refine_poses()
+                stacks = _open_stacks(run, tools, opened)
+                run.extract_all(stacks)
         except StopRun:
             raise StoppedRun(getattr(tools.overseer, "stopped_by", "")) from None
         if sums is not None:
@@ -181,36 +184,38 @@ def _expand(plan: SubparticlePlan, registry: Registry, launch: Launch) -> Subpar
     return SubparticleResult(facts, sha256, {})
 
 
-@contextmanager
-def _opened(
-    plan: SubparticlePlan, registry: Registry, communicator: Communicator
-) -> Iterator[tuple[RankTools, SubparticleRun, list[SharedStack]]]:
-    """Everything a rank works with; a stack that was not finished goes, unless a checkpoint needs it."""
+def _open_run(
+    plan: SubparticlePlan, registry: Registry, communicator: Communicator, opened: ExitStack
+) -> tuple[RankTools, SubparticleRun]:
+    """What a rank works with."""
     work = planned_work(plan)
     kind = RunKind(lambda: run_fingerprint(plan), work, -(-work // plan.block_parents))
-    with ExitStack() as opened:
-        tools = opened.enter_context(open_tools(plan.settings, kind, registry, communicator))
-        pool = opened.enter_context(StackPool(plan.particles.image_files, registry))
-        images = opened.enter_context(ReadAhead(lambda numbers: read_parents(plan, pool, numbers)))
-        stacks = [SharedStack(file) for file in stack_files(plan, registry)]
-        opened.callback(_put_away, tools, stacks)
-        results = None
-        if tools.is_master:
-            results = Results.empty(plan)
-            if tools.checkpoint is not None and tools.checkpoint.master is not None:
-                results = Results.of(plan, tools.checkpoint.master)
+    tools = opened.enter_context(open_tools(plan.settings, kind, registry, communicator))
+    pool = opened.enter_context(StackPool(plan.particles.image_files, registry))
+    images = opened.enter_context(ReadAhead(lambda numbers: read_parents(plan, pool, numbers)))
+    results = None
+    if tools.is_master:
+        results = Results.empty(plan)
+        if tools.checkpoint is not None and tools.checkpoint.master is not None:
+            results = Results.of(plan, tools.checkpoint.master)
+    run = SubparticleRun(plan, tools, images, results)
+    tools.overseer.generation_bytes = lambda: _state_bytes(run.results)
+    return tools, run
 
-        def create() -> None:
-            for stack in stacks:
-                stack.create(tools.checkpoint is not None)
 
-        on_master(communicator, create)
+def _open_stacks(run: SubparticleRun, tools: RankTools, opened: ExitStack) -> list[SharedStack]:
+    """The outputs' temporary files, made by the master; one not finished goes unless a checkpoint needs it."""
+    stacks = [SharedStack(file) for file in stack_files(run.plan, tools.registry)]
+    opened.callback(_put_away, tools, stacks)
+
+    def create() -> None:
         for stack in stacks:
-            stack.open()
-        tools.overseer.generation_bytes = lambda: _state_bytes(results)
-        second = stacks[1] if len(stacks) > 1 else None
-        first = stacks[0] if stacks else None
-        yield tools, SubparticleRun(plan, tools, images, first, second, results), stacks
+            stack.create(run.resumes_images)
+
+    on_master(tools.communicator, create)
+    for stack in stacks:
+        stack.open()
+    return stacks
 
 
 def planned_work(plan: SubparticlePlan) -> int:
