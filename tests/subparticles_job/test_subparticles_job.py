@@ -319,7 +319,9 @@ def test_a_run_stopped_while_poses_are_refined_goes_on_to_the_same_bytes(
     assert not (tmp_path / "sub.mrcs.partial").exists()
     assert in_process([*words, "--resume"], 2)[0] is not None
     assert (tmp_path / "sub.mrcs").read_bytes() == whole.read_bytes()
-    assert (tmp_path / "sub.star").read_text() == whole.with_suffix(".star").read_text().replace("/whole/", "/")
+    assert (tmp_path / "sub.star").read_text() == whole.with_suffix(".star").read_text().replace(
+        "/whole/", "/"
+    )
 
 
 def test_flat_images_keep_their_place_as_zeros_and_are_listed(tmp_path: Path) -> None:

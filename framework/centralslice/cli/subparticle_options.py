@@ -74,9 +74,26 @@ def _copies(given: argparse.Namespace) -> CopySettings:
     helix = (given.twist, given.rise, given.asu) if given.helix else None
     compat = given.compat is not None
     return CopySettings(
-        given.sym, "map" if compat else given.sym_mode, given.cosets == "auto" and not compat, given.relax_sym,
+        given.sym, "map" if compat else given.sym_mode, None if compat else _cosets(given.cosets), given.relax_sym,
         given.randomize, given.align_z, _vectors(given), helix, given.seed,
     )  # fmt: skip
+
+
+def _cosets(text: str) -> float | None:
+    """The overlap above which masks are one region."""
+    from centralslice.jobs.subparticle_symmetry import SAME_REGION
+
+    if text in ("auto", "off"):
+        return SAME_REGION if text == "auto" else None
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0.5 <= value < 1:
+        raise ParameterError(
+            f"--cosets: expected auto, off or an overlap from 0.5 to less than 1, got '{text}'"
+        )
+    return value
 
 
 def _filters(given: argparse.Namespace) -> FilterSettings:
@@ -125,9 +142,9 @@ def _centre(given: argparse.Namespace) -> tuple[Centring, bool]:
         if text not in (None, "mask"):
             raise ParameterError(f"--recenter-on-mask and --center {text} exclude each other; give one")
         return "mask", False
-    if text is None or text == "density":
-        return "density", False
-    if text in ("mask", "none"):
+    if text is None:
+        return "auto", False
+    if text in ("auto", "density", "mask", "none"):
         return text, False
     in_angst = text[-1:] in ("A", "Å")
     return numbers("--center", text[:-1] if in_angst else text), in_angst

@@ -11,9 +11,12 @@ from centralslice.cli.running import Job, add_ppid, add_running, run_job
 from centralslice.errors import ParameterError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from centralslice.jobs.run_tools import Launch
     from centralslice.jobs.subparticle_plan import SubparticlePlan
     from centralslice.plugin.registry import Registry
+    from centralslice.runtime.hosts import Host
 
 SUMMARY = "subtract parts of particles, keep each symmetry copy as a particle of its own"
 
@@ -114,8 +117,9 @@ def _add_copies(parser: argparse.ArgumentParser) -> None:
     add("--sym", help="cN, dN, tet, oct, icos, icos2, T, O, I1..I4 [what the refinement says, else c1]")
     add("--sym-mode", choices=("auto", "map", "mask-only"), default="auto",
         help="map: the map has the symmetry; mask-only: turn only the mask; auto looks at the map [auto]")  # fmt: skip
-    add("--cosets", choices=("auto", "off"), default="auto",
-        help="auto: of the operators that map the kept part onto itself only one is taken [auto]")  # fmt: skip
+    add("--cosets", default="auto", metavar="HOW",
+        help="auto: of the operators that map the kept part onto itself, its masks overlapping by more than 0.9, only "
+        "one is taken; a number: that overlap; off: all are [auto]")  # fmt: skip
     add("--relax-sym", action="store_true", help="one copy of each parent, chosen at random")
     add("--randomize", action="store_true", help="the copies of each parent in random order")
     add("--seed", type=int, default=0, metavar="N", help="of everything random [0]")
@@ -167,7 +171,8 @@ def _add_crop(parser: argparse.ArgumentParser) -> None:
     )
     add("--center", metavar="C",
         help="density: centre of mass of the kept density; mask: of the mask; x,y,z: voxels from the map's centre "
-        "(x,y,zA: Å; --center=-5,0,0 with a minus first); none: do not move [density]")  # fmt: skip
+        "(x,y,zA: Å; --center=-5,0,0 with a minus first); none: do not move [mask where half sets have their own maps, "
+        "else density]")  # fmt: skip
     add("--recenter-on-mask", action="store_true", help="the same as --center mask")
     add(
         "--subpixel",
@@ -226,14 +231,17 @@ def run(arguments: argparse.Namespace) -> int:
             arguments.parallel,
             lambda communicator: on_master(communicator, lambda: _revert(arguments, open_registry())),
         )
-    return run_job(arguments, Job(lambda registry, hosts: _plan(arguments, registry), _compute))
+    return run_job(arguments, Job(lambda registry, hosts: _plan(arguments, registry, hosts), _compute))
 
 
-def _plan(arguments: argparse.Namespace, registry: Registry) -> SubparticlePlan:
+def _plan(arguments: argparse.Namespace, registry: Registry, hosts: Sequence[Host]) -> SubparticlePlan:
+    """The plan, made by the master alone."""
     from centralslice.cli.subparticle_options import settings_from
+    from centralslice.jobs.layout import layout_notes
     from centralslice.jobs.subparticle_plan import plan_subparticles
 
-    return plan_subparticles(settings_from(arguments), registry)
+    plan = plan_subparticles(settings_from(arguments), registry)
+    return plan.with_notes(layout_notes(plan, hosts, "transformed maps"))
 
 
 def _compute(plan: SubparticlePlan, registry: Registry, launch: Launch) -> list[str] | None:

@@ -30,10 +30,10 @@ class PlannedMemory(Protocol):
 
     @property
     def sums_bytes(self) -> int:
-        """One set of sums."""
+        """One set of sums, or of transformed maps: what each rank has of its own."""
 
 
-def layout_notes(plan: PlannedMemory, hosts: Sequence[Host]) -> list[str]:
+def layout_notes(plan: PlannedMemory, hosts: Sequence[Host], held: str = "sums") -> list[str]:
     """Notes on hosts where several ranks multiply the sums.
 
     Parameters
@@ -42,6 +42,8 @@ def layout_notes(plan: PlannedMemory, hosts: Sequence[Host]) -> list[str]:
         Of the run.
     hosts
         As :func:`centralslice.runtime.hosts.gather_hosts` gives them.
+    held
+        What each rank has of its own.
 
     Raises
     ------
@@ -50,7 +52,7 @@ def layout_notes(plan: PlannedMemory, hosts: Sequence[Host]) -> list[str]:
     """
     for host in hosts:
         _check(plan, host)
-    notes = [note for note in (_note(plan, host) for host in hosts) if note]
+    notes = [note for note in (_note(plan, host, held) for host in hosts) if note]
     return [notes[0], f"the same on {len(notes) - 1} more host(s)"] if len(notes) > 1 else notes
 
 
@@ -68,13 +70,13 @@ def _check(plan: PlannedMemory, host: Host) -> None:
         )
 
 
-def _note(plan: PlannedMemory, host: Host) -> str:
+def _note(plan: PlannedMemory, host: Host, held: str) -> str:
     count, needed = len(host.ranks), host_bytes(plan, len(host.ranks), host.has_master)
     if needed - host_bytes(plan, 1, host.has_master) < REMARKABLE_BYTES:
         return ""
     return (
         f"{count} ranks on host {host.name} each hold {plan.sums_bytes / 1e9:,.2f} GB "
-        f"of sums, {needed / 1e9:,.2f} GB with all else; {_instead(plan, host)}"
+        f"of {held}, {needed / 1e9:,.2f} GB with all else; {_instead(plan, host)}"
     )
 
 

@@ -107,14 +107,6 @@ class Engine(Protocol):
         """Sub-particles of these parents, in pieces."""
 
 
-@dataclass(frozen=True, slots=True)
-class Poses:
-    """Poses of all parents, in place of those of the metadata: (n, 3, 3) and (n, 2) Å."""
-
-    rotations: FloatArray
-    shifts_angst: FloatArray
-
-
 class HalfEngine:
     """Maps, tables and gains of one half set.
 
@@ -137,7 +129,7 @@ class HalfEngine:
         settings = plan.settings
         data, voxel, _ = read_map(plan.map_of(half), registry, plan.parent_box, plan.particles.optics)
         masks = read_masks(settings.masks, plan.source.mask_all, (len(data), voxel), registry)
-        self._data, self._masks = data, masks
+        self._data, self._masks, self._mask_only = data, masks, half in plan.design.mask_only
         self.tables = _tables(plan, (len(data), voxel), hand)
         self.groups = group_numbers(plan)
         self.gains: Mapping[int, GroupGain] = {}
@@ -149,7 +141,7 @@ class HalfEngine:
     def parts(self) -> list[IntArray]:
         """All candidates at once, or those of one operator each if only the mask is turned."""
         candidates = self.plan.design.candidates
-        if not self.plan.design.mask_only:
+        if not self._mask_only:
             return [np.arange(len(candidates))]
         return [np.flatnonzero(candidates.operators == number) for number in np.unique(candidates.operators)]
 
@@ -258,7 +250,7 @@ class HalfEngine:
         candidates, particles = self.plan.design.candidates, self.plan.particles
         index = np.searchsorted(numbers, rows.parent)
         views = particles.rotations[rows.parent]
-        turned = views if self.plan.design.mask_only else views @ candidates.rotations[rows.candidate]
+        turned = views if self._mask_only else views @ candidates.rotations[rows.candidate]
         pixel = self._tables_of(numbers).pixel_size_angst
         along = np.einsum("mij,mj->mi", views, candidates.translations_angst[rows.candidate])[:, :2]
         shifts = (particles.shifts_angst[rows.parent] + along) / pixel
@@ -272,13 +264,14 @@ class HalfEngine:
         return self.tables[int(self.plan.particles.optics_group[numbers[0]])]
 
     def _block(self, numbers: IntArray, images: FloatArray) -> ParentBlock:
-        particles, scale = self.plan.particles, self.plan.source.scale
+        particles, rows = self.plan.particles, self.plan.rows[numbers]
         tables = self._tables_of(numbers)
+        image_factor, model_factor = self.plan.corrections(rows)
         return ParentBlock(
             numbers, images, particles.rotations[numbers],
             particles.shifts_angst[numbers] / tables.pixel_size_angst,
             None if particles.ctf is None or tables.ctf_mode == "none" else particles.ctf.take(numbers),
-            None, None if scale is None else scale[self.plan.rows[numbers]],
+            image_factor, model_factor,
         )  # fmt: skip
 
     def _reader(self, data: FloatArray) -> SliceReader:
@@ -291,7 +284,7 @@ class HalfEngine:
             return ModelMaps(self.full, self.full)  # nothing is subtracted
         if self._excluded is None or self._excluded[0] != part:
             excluded = self._masks.excluded
-            if self.plan.design.mask_only:
+            if self._mask_only:
                 candidates = self.plan.design.candidates
                 rotation = candidates.rotations[self.parts()[part][0]]
                 keep = need_keep(self._masks, "--sym-mode mask-only")

@@ -55,8 +55,7 @@ def _digest(plan: SubparticlePlan) -> str:
     ]  # fmt: skip
     if particles.ctf is not None:
         arrays += [getattr(particles.ctf, entry.name) for entry in fields(particles.ctf)]
-    if plan.source.scale is not None:
-        arrays.append(plan.source.scale)
+    arrays += [factors for factors in (plan.source.scale, plan.source.image_factor) if factors is not None]
     for array in arrays:
         found.update(np.ascontiguousarray(array).tobytes())
     return found.hexdigest()

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import scipy.fft
@@ -25,9 +25,7 @@ from centralslice.jobs.subparticle_table import Table, list_columns
 from centralslice.jobs.subparticle_volumes import read_map, read_masks
 from centralslice.plugin.registry import Registry
 from centralslice.runtime.manifest import write_manifest
-
-#: From a final name to the name to write.
-Stage: TypeAlias = Callable[[Path], Path]
+from centralslice.runtime.staging import Stage
 
 
 def write_lists(

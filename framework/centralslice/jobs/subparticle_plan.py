@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from centralslice.conventions import FloatArray, IntArray
 from centralslice.data.particles import Particles
-from centralslice.errors import FormatError, ParameterError, ResourceError, SelectionError
-from centralslice.fourier.invariants import invariant_shape
+from centralslice.errors import ParameterError, ResourceError, SelectionError
 from centralslice.fourier.prepare import CtfMode
 from centralslice.fourier.slice_reading import reader_bytes
 from centralslice.jobs.particle_images import StackPool, check_stacks
+from centralslice.jobs.subparticle_choices import check_hand, choose_ctf_modes, choose_invariant
 from centralslice.jobs.subparticle_design import Design, make_design
 from centralslice.jobs.subparticle_files import SubparticleFiles, check_files, output_stack, plan_files
+from centralslice.jobs.subparticle_filters import MOST_MISSING
 from centralslice.jobs.subparticle_layout import Layout, plan_layout
 from centralslice.jobs.subparticle_rows import Rows, parents_of, rows_of
 from centralslice.jobs.subparticle_settings import SubparticleSettings
@@ -27,10 +27,6 @@ from centralslice.jobs.subparticle_source import SubparticleSource, read_source
 from centralslice.plugin.registry import Registry
 from centralslice.runtime.threads import Threads
 
-#: Where EMAN2 projects say which invariant they use, and the key.
-PROJECT, PROJECT_KEY = Path("info/project.json"), "global.invariant_type"
-#: The sign of the defocus change is judged by what is finer than this, Å.
-HAND_ANGST = 6.0
 #: Images of a block of parents and of their sub-particles take about this.
 BLOCK_BYTES = 48 << 20
 #: What is kept of each sub-particle until the table is written.
@@ -105,15 +101,47 @@ class SubparticlePlan:
         layout = plan_layout(particles, self.design, self.settings, self.parent_box)
         return replace(self, particles=particles, layout=layout)
 
+    def with_notes(self, notes: Sequence[str]) -> SubparticlePlan:
+        """The plan, saying something more."""
+        return replace(self, notes=(*self.notes, *notes))
+
     @property
-    def memory_bytes(self) -> int:
-        """Of one rank: transforms of the map, maps and masks, images, and what is known of each sub-particle."""
+    def normalises_images(self) -> bool:
+        """Whether images are multiplied by mean norm / norm before anything else, as RELION does."""
+        settings = self.settings
+        plain = settings.subtraction.enabled and settings.subtraction.scale_mode == "none"
+        return self.source.image_factor is not None and (
+            settings.ssnr or (plain and not settings.expand_only and not settings.compat_eman2)
+        )
+
+    def corrections(self, rows: IntArray) -> tuple[FloatArray | None, FloatArray | None]:
+        """Factors of images and of models for these rows of the source, None for 1."""
+        image, model = self.source.image_factor, self.source.scale
+        image = None if image is None or not self.normalises_images else image[rows]
+        model = None if model is None else model[rows]
+        if image is None or model is None:
+            return image, model
+        return image, model * image
+
+    @property
+    def sums_bytes(self) -> int:
+        """Transforms of the map; each rank holds its own, its threads share them."""
         size, settings = self.design.grid[0], self.settings.subtraction
         if size == 0:
-            return ROW_BYTES * self.layout.total
-        reader = reader_bytes(size, settings.pad or READ_OVERSAMPLING, READ_WIDTH)
+            return 0
         readers = 1 + settings.enabled + (self.settings.masks.masked != "no")
-        return readers * reader + 24 * size**3 + 4 * BLOCK_BYTES + ROW_BYTES * self.layout.total
+        return readers * reader_bytes(size, settings.pad or READ_OVERSAMPLING, READ_WIDTH)
+
+    @property
+    def worker_bytes(self) -> int:
+        """Of a rank but the first: transforms of the map, maps and masks, images."""
+        size = self.design.grid[0]
+        return 0 if size == 0 else self.sums_bytes + 24 * size**3 + 4 * BLOCK_BYTES
+
+    @property
+    def memory_bytes(self) -> int:
+        """Of the first rank, which also holds what is known of each sub-particle."""
+        return self.worker_bytes + ROW_BYTES * self.layout.total
 
     def lines(self) -> list[str]:
         """The plan for the user."""
@@ -158,20 +186,22 @@ def plan_subparticles(settings: SubparticleSettings, registry: Registry) -> Subp
         if not settings.expand_only:
             box = check_stacks(particles, pool).shape[0]
     _plan_checked_files(settings, source, particles, registry)
-    modes, notes = _ctf_modes(particles, source, settings)
-    _check_hand(particles, modes, settings)
+    modes, notes = choose_ctf_modes(particles, source, settings)
+    check_hand(particles, modes, settings)
     with Threads(settings.threads) as threads:
         design = make_design(settings, source, particles, box, registry, threads.map)
-    invariant, said = _invariant(settings, eman2, design.new_box)
+    notes += _correction_notes(source, settings)
+    invariant, said = choose_invariant(settings, eman2, design.new_box)
     settings = replace(settings, invariant=invariant)
     files = _plan_checked_files(settings, source, particles, registry)
     layout = plan_layout(particles, design, settings, box)
     images = 4 * (2 * box * box + design.candidates_a_parent(settings) * design.new_box**2)
     block = max(1, min(MOST_PARENTS, BLOCK_BYTES // max(images, 1)))
+    outside = _outside_note(particles, design, settings, box, layout)
     plan = SubparticlePlan(
         settings=settings, source=source, particles=particles, files=files, design=design, layout=layout,
         parent_box=box, new_box=design.new_box, ctf_modes=modes, block_parents=int(block), rows=rows,
-        notes=(*source.notes, *said, *notes, *design.notes),
+        notes=(*source.notes, *said, *notes, *design.notes, *outside),
     )  # fmt: skip
     _check_memory(plan.memory_bytes)
     return plan
@@ -190,6 +220,40 @@ def _plan_checked_files(
     return files
 
 
+def _correction_notes(source: SubparticleSource, settings: SubparticleSettings) -> list[str]:
+    """What is not seen from the options."""
+    notes, subtraction = [], settings.subtraction
+    if source.image_factor is not None and subtraction.enabled and subtraction.scale_mode == "none":
+        notes.append(
+            "--scale-mode none: images are multiplied by mean norm / norm and written so, with rlnNormCorrection 1, as "
+            "RELION does; other modes write them as they are"
+        )
+    if subtraction.local_refine_deg > 0:
+        notes.append(
+            "--localrefine: filters and --edge judge refined poses; what is said of copies is of those given"
+        )
+    return notes
+
+
+def _outside_note(
+    particles: Particles, design: Design, settings: SubparticleSettings, box: int, layout: Layout
+) -> list[str]:
+    """What a box as large as the parents' costs, and what one for the kept part would."""
+    count = len(layout.outside)
+    if not count or settings.crop.new_box != -1 or not design.auto_box:
+        return []
+    total = layout.total + (count if settings.crop.edge == "drop" else 0)
+    said = (
+        f"{count:,} of {total:,} sub-particles have more than {100 * MOST_MISSING:.0f} % of their box of "
+        f"{design.new_box} pixels outside their parents' images"
+    )
+    if design.auto_box >= design.new_box:
+        return [f"{said}; --edge drop leaves them out"]
+    flagged = replace(settings, crop=replace(settings.crop, edge="flag"))
+    left = len(plan_layout(particles, replace(design, new_box=design.auto_box), flagged, box).outside)
+    return [f"{said}; with --newbox auto, {design.auto_box} pixels, {left:,} have"]
+
+
 def _check_memory(needed: int) -> None:
     """Refuse what the machine's memory cannot hold."""
     present = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -198,50 +262,6 @@ def _check_memory(needed: int) -> None:
             f"this run needs {needed / 1e9:,.1f} GB of memory, the machine has {present / 1e9:,.1f} GB; take a "
             "smaller --pad"
         )
-
-
-def _invariant(
-    settings: SubparticleSettings, eman2: bool, box: int
-) -> tuple[Literal["none", "bispec", "harmonic"], list[str]]:
-    """The invariant to write, and why.
-
-    Raises
-    ------
-    ParameterError
-        If one is asked for that boxes of this size do not have.
-    """
-    asked = settings.invariant
-    unasked = asked is None
-    if asked is None:
-        asked = "auto" if eman2 and not settings.debug_strips else "none"
-    if asked == "none" or settings.expand_only or settings.ssnr:
-        return "none", []
-    kind, said = _project_kind() if asked == "auto" else (asked, [])
-    try:
-        invariant_shape(kind, box)
-    except ParameterError as error:
-        if not unasked:
-            raise
-        return "none", [f"no invariants: {error}"]
-    return kind, said
-
-
-def _project_kind() -> tuple[Literal["bispec", "harmonic"], list[str]]:
-    """The invariant that EMAN2's project file names."""
-    if not PROJECT.is_file():
-        return "bispec", [f"invariants: bispec, there is no {PROJECT} (--invartype auto)"]
-    try:
-        found = json.loads(PROJECT.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise FormatError(f"{PROJECT}: is no JSON, which --invartype auto needs: {error}") from error
-    kind = found.get(PROJECT_KEY, "bispec") if isinstance(found, dict) else "bispec"
-    if kind == "harmonic":
-        return "harmonic", [f"invariants: harmonic, as {PROJECT} says (--invartype auto)"]
-    if kind != "bispec":
-        raise FormatError(
-            f"{PROJECT}: {PROJECT_KEY}: expected bispec or harmonic, got '{kind}'; give --invartype"
-        )
-    return "bispec", [f"invariants: bispec, as {PROJECT} says or for want of it (--invartype auto)"]
 
 
 def _used(source: SubparticleSource, settings: SubparticleSettings) -> tuple[Particles, IntArray]:
@@ -256,55 +276,3 @@ def _used(source: SubparticleSource, settings: SubparticleSettings) -> tuple[Par
     if not len(rows):
         raise SelectionError(f"{source.particles.source}: no particle is left")
     return (source.particles if len(rows) == len(source.particles) else source.particles.take(rows)), rows
-
-
-def _check_hand(particles: Particles, modes: tuple[CtfMode, ...], settings: SubparticleSettings) -> None:
-    """Refuse to find the sign of the defocus change from images that do not feel it."""
-    if settings.crop.hand != "auto" or settings.expand_only or settings.ssnr:
-        return
-    finest = 2 * max(group.pixel_size_angst for group in particles.optics)
-    if finest >= HAND_ANGST or "none" in modes:
-        what = "images without a CTF" if "none" in modes else f"images that end at {finest:g} Å"
-        raise ParameterError(
-            f"--defocus-hand auto: looks at what is finer than {HAND_ANGST:g} Å, which {what} cannot show; give 1, -1 "
-            "or --no-adjust-defocus"
-        )
-
-
-def _ctf_modes(
-    particles: Particles, source: SubparticleSource, settings: SubparticleSettings
-) -> tuple[tuple[CtfMode, ...], list[str]]:
-    """How the CTF enters for each optics group, and why."""
-    asked, modes, notes = settings.subtraction.ctf, [], []
-    flipped = settings.subtraction.phase_flipped
-    flipped = source.phase_flipped if flipped is None else flipped
-    for group in particles.optics:
-        usable = particles.ctf is not None and group.voltage_kv > 0
-        mode: CtfMode
-        if asked != "auto":
-            if asked != "none" and not usable:
-                raise ParameterError(
-                    f"--ctf {asked}: {particles.source} has no defocus or no voltage for optics group "
-                    f"'{group.name}'; use --ctf none"
-                )
-            if asked in ("full", "flipped") and group.ctf_premultiplied:
-                raise ParameterError(
-                    f"--ctf {asked}: the images of optics group '{group.name}' are CTF-multiplied already; "
-                    "use --ctf auto"
-                )
-            mode = asked
-        else:
-            mode, reason = _automatic(usable, group.ctf_premultiplied, flipped)
-            notes.append(f"CTF of '{group.name}': {mode}, because {reason} (--ctf auto)")
-        modes.append(mode)
-    return tuple(modes), notes
-
-
-def _automatic(usable: bool, premultiplied: bool, flipped: bool | None) -> tuple[CtfMode, str]:
-    if not usable:
-        return "none", "the metadata have no defocus or no voltage"
-    if premultiplied:
-        return "premultiplied", "the metadata say that the images are CTF-multiplied"
-    if flipped:
-        return "flipped", "the images are phase flipped"
-    return "full", "the metadata have defocus and microscope"

@@ -14,7 +14,7 @@ from centralslice.fourier.invariants import InvariantKind, invariants
 from centralslice.jobs.particle_images import ReadAhead
 from centralslice.jobs.run_tools import RankTools
 from centralslice.jobs.subparticle_compat import Eman2Engine
-from centralslice.jobs.subparticle_engine import HalfEngine, ParentImages
+from centralslice.jobs.subparticle_engine import Engine, HalfEngine, ParentImages
 from centralslice.jobs.subparticle_gain import GroupGain, RingStatistics, fit_gain, sample_rows, unit_gain
 from centralslice.jobs.subparticle_plan import SubparticlePlan
 from centralslice.jobs.subparticle_results import Results
@@ -133,7 +133,7 @@ class SubparticleRun:
         parents: IntArray = np.flatnonzero(self.plan.particles.half_set == half)
         if self._is_done(half):
             return
-        engine: HalfEngine | Eman2Engine
+        engine: Engine
         if self.plan.settings.compat_eman2:
             engine = Eman2Engine(self.plan, half, self._tools.registry)
             parents = engine.order(parents)
@@ -275,7 +275,7 @@ class SubparticleRun:
             at = np.array([number])
             self.results.strips |= engine.strips(at, self._images.take(at))
 
-    def _extraction(self, engine: HalfEngine | Eman2Engine, part: int) -> BlockFunction:
+    def _extraction(self, engine: Engine, part: int) -> BlockFunction:
         kind, pixel = invariant_kind(self.plan), self.plan.particles.optics[0].pixel_size_angst
         stack = self._stack
         if stack is None:

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 from centralslice.jobs.subparticle_source import SourceRequest
+from centralslice.jobs.subparticle_symmetry import SAME_REGION
 
 ScaleMode: TypeAlias = Literal["group", "particle", "none", "eman"]
 Fill: TypeAlias = Literal["mean", "zero", "noise", "wrap"]
 Edge: TypeAlias = Literal["flag", "drop", "keep"]
 Invariant: TypeAlias = Literal["none", "bispec", "harmonic", "auto"]
-Centring: TypeAlias = Literal["density", "mask", "none"] | tuple[float, float, float]
+Centring: TypeAlias = Literal["auto", "density", "mask", "none"] | tuple[float, float, float]
 #: +1, −1 or 0 (no change), or found from the images.
 Hand: TypeAlias = Literal["1", "-1", "0", "auto"]
 
@@ -62,7 +63,8 @@ class CopySettings:
         ``map``: the map has the symmetry, so that one masked map does for all copies; ``mask-only``: only the
         mask is turned; ``auto``: looks at the map.
     cosets
-        Take one operator of those that map the kept part onto itself.
+        Take one operator of those that map the kept part onto itself: whose masks overlap by more than this
+        fraction. None: take all.
     relax_sym
         One copy at random of each parent.
     randomize
@@ -79,7 +81,7 @@ class CopySettings:
 
     sym: str | None = None
     sym_mode: Literal["auto", "map", "mask-only"] = "auto"
-    cosets: bool = True
+    cosets: float | None = SAME_REGION
     relax_sym: bool = False
     randomize: bool = False
     align_z: bool = False
@@ -148,7 +150,9 @@ class CropSettings:
     ----------
     centre
         Their centre in the map: of density in the kept mask, of the mask, x y z from the centre voxel (in voxels,
-        or in Å with ``centre_in_angst``), or no recentring.
+        or in Å with ``centre_in_angst``), or no recentring. ``auto``: of the mask where half sets have maps of
+        their own, for a centre of density would carry one half map's noise into the other's sub-particles; else
+        of density.
     new_box
         Pixels; −1: as the parent; None: from the kept part (``auto``).
     subpixel
@@ -159,7 +163,7 @@ class CropSettings:
         Whether their depth changes their defocus, and with which sign.
     """
 
-    centre: Centring = "density"
+    centre: Centring = "auto"
     centre_in_angst: bool = False
     new_box: int | None = -1
     subpixel: bool = False

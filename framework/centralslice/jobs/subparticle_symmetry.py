@@ -14,6 +14,8 @@ from centralslice.errors import ParameterError
 
 #: Overlap of the kept mask with its copy above which an operator maps the kept part onto itself.
 SAME_REGION = 0.9
+#: Overlap above which it is worth saying that it nearly does.
+NEARLY_SAME_REGION = 0.5
 #: A map has a symmetry if it correlates at least so with each of its copies.
 REAL_SYMMETRY = 0.95
 #: Voxels that the correlation with a copy is found from.
@@ -78,6 +80,38 @@ def find_cosets(
         if not np.any(distance < _TOLERANCE):
             representatives.append(number)
     return Cosets(np.array(representatives, np.int64), stabiliser, overlaps)
+
+
+def nearly_symmetric(cosets: Cosets, rotations: FloatArray, threshold: float) -> list[str]:
+    """What to say of operators that map most of the kept part onto itself, but were not taken to do so.
+
+    Parameters
+    ----------
+    cosets
+        As found with ``threshold``.
+    rotations
+        (m, 3, 3) all operators.
+    threshold
+        Overlap from which a copy is the region itself.
+    """
+    overlaps = cosets.overlaps
+    near = np.setdiff1d(np.flatnonzero(overlaps > NEARLY_SAME_REGION), cosets.stabiliser)
+    if not len(near):
+        return []
+    least = float(overlaps[near].min())
+    lower = math.floor(20 * least - 1e-6) / 20
+    same = np.flatnonzero(overlaps > lower)
+    advice = "give a mask that is more symmetric"
+    if least > threshold:
+        advice = f"the operators above {threshold:g} are no group; {advice}, or --cosets with another overlap"
+    if lower >= NEARLY_SAME_REGION and is_closed_group(rotations[same]):
+        count = len(rotations) // len(same)
+        advice = f"{advice}, or --cosets {lower:g} for {count} sub-particle{'s' * (count > 1)} a parent"
+    return [
+        f"{len(near)} operators map the kept part nearly onto itself, its mask overlapping by {least:.2f} to "
+        f"{overlaps[near].max():.2f}; all {len(cosets.representatives)} copies are taken, much the same density again "
+        f"and again. If it is one part, {advice}"
+    ]
 
 
 def mask_overlaps(keep: FloatArray, rotations: FloatArray, parallel: ParallelMap) -> FloatArray:

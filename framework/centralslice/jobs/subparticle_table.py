@@ -92,7 +92,7 @@ def _hand(plan: SubparticlePlan, results: Results) -> float:
 
 def _parent_tables(plan: SubparticlePlan) -> tuple[Columns, Columns]:
     """The parents' columns and optics: as their STAR file has them, else made of what is known."""
-    particles = plan.particles
+    particles = plan.source.particles.take(plan.rows)  # whatever --localrefine made of their poses
     if any(label.startswith("rln") for label in particles.columns):
         return dict(particles.columns), dict(particles.optics_columns)
     made = relion_tables(particles)
@@ -172,8 +172,10 @@ class _Columns:
         if self._plan.settings.expand_only:
             return {}
         stack = self._plan.files.stack
+        done = {"rlnNormCorrection": np.ones(len(self._rows))} if self._plan.normalises_images else {}
         names = [f"{number + 1:06d}@{stack}" for number in range(len(self._rows))]
         return {
+            **done,
             "rlnImageName": np.array(names, object),
             "rlnImageOriginalName": _compact(self._parent["rlnImageName"])[self._rows.parent],
             "rlnParticleName": self._particle_names(),

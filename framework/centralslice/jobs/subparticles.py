@@ -223,8 +223,9 @@ def planned_work(plan: SubparticlePlan) -> int:
     parents, settings = len(plan.particles), plan.settings
     if settings.ssnr:
         return parents
-    parts = len(np.unique(plan.design.candidates.operators)) if plan.design.mask_only else 1
-    total = parents * (parts + (settings.subtraction.local_refine_deg > 0))
+    parts = len(np.unique(plan.design.candidates.operators))
+    turned = np.count_nonzero(np.isin(plan.particles.half_set, list(plan.design.mask_only)))
+    total = parents * (1 + (settings.subtraction.local_refine_deg > 0)) + int(turned) * (parts - 1)
     if settings.subtraction.enabled and settings.subtraction.scale_mode in ("group", "particle"):
         groups = np.bincount(group_numbers(plan))
         total += int(np.minimum(groups, PASS_ONE_PARENTS).sum())

@@ -1,0 +1,117 @@
+"""The maps that a run's particles are compared with, read together to judge frame, symmetry and centre."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from centralslice.conventions import FloatArray
+from centralslice.data.particles import Particles
+from centralslice.errors import FormatError, ParameterError
+from centralslice.jobs.subparticle_masks import halves_agreement
+from centralslice.jobs.subparticle_source import SubparticleSource
+from centralslice.jobs.subparticle_volumes import read_map
+from centralslice.plugin.registry import Registry
+
+#: Half maps that correlate less are not of one frame.
+LEAST_AGREEMENT = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class References:
+    """Maps of the half sets that there are particles of.
+
+    Attributes
+    ----------
+    maps
+        Half set to (n, n, n) float32; half sets that share a map are listed once, under the first of them.
+    halves
+        Half set to the key of its map.
+    voxel_size_angst
+        Of all of them.
+    agreement
+        Correlation of two half maps, or None.
+    notes
+        For the user.
+    """
+
+    maps: Mapping[int, FloatArray]
+    halves: Mapping[int, int]
+    voxel_size_angst: float
+    agreement: float | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def first(self) -> FloatArray:
+        """The first map."""
+        return next(iter(self.maps.values()))
+
+    @property
+    def grid(self) -> tuple[int, float]:
+        """Box and voxel size, Å."""
+        return len(self.first), self.voxel_size_angst
+
+    def mean(self) -> FloatArray:
+        """Of all maps, (n, n, n) float32; it knows of both half sets."""
+        maps = list(self.maps.values())
+        if len(maps) == 1:
+            return maps[0]
+        result: FloatArray = np.mean(maps, axis=0, dtype=np.float32)
+        return result
+
+
+def read_references(
+    source: SubparticleSource, particles: Particles, box: int, registry: Registry
+) -> References:
+    """The maps of all half sets that occur.
+
+    Parameters
+    ----------
+    source, particles
+        The refinement, and its particles that are used.
+    box
+        Pixels of the images.
+    registry
+        Readers.
+
+    Raises
+    ------
+    ParameterError
+        If a half set has no map.
+    FormatError
+        If the maps differ in size, or correlate so little that they cannot be in one frame.
+    """
+    paths = {}
+    for half in (int(each) for each in np.unique(particles.half_set)):
+        if half not in source.maps and 0 not in source.maps:
+            raise ParameterError(
+                f"{source.particles.source}: has particles of half set {half}, but there is no map for them; give "
+                "--map, or --half1 and --half2"
+            )
+        paths[half] = source.maps.get(half, source.maps.get(0))
+    halves = {half: next(key for key in paths if paths[key] == path) for half, path in paths.items()}
+    maps: dict[int, FloatArray] = {}
+    voxel, notes = 1.0, []
+    for half in sorted(set(halves.values())):
+        path = source.maps.get(half, source.maps.get(0))
+        if path is None:
+            raise RuntimeError("a half set without a map")
+        data, size, said = read_map(path, registry, box, particles.optics)
+        if maps and data.shape != next(iter(maps.values())).shape:
+            raise FormatError(
+                f"{path}: is {len(data)} voxels wide, {paths[min(maps)]} is {len(maps[min(maps)])}"
+            )
+        voxel = voxel if maps else size
+        maps[half] = data
+        notes += said
+    agreement = None
+    if 1 in maps and 2 in maps:
+        agreement = halves_agreement(maps[1], maps[2])
+        if agreement < LEAST_AGREEMENT:
+            raise FormatError(
+                f"{paths[1]} and {paths[2]}: correlate only {agreement:.2f}, so they are not in one frame; "
+                "align them, or give --ref combined"
+            )
+    return References(maps, halves, voxel, agreement, tuple(dict.fromkeys(notes)))
