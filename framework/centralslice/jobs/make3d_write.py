@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 
@@ -26,9 +26,7 @@ from centralslice.plugin.registry import Registry
 from centralslice.report.fsc import write_fsc
 from centralslice.runtime.manifest import write_manifest
 from centralslice.runtime.peak_memory import peak_memory_bytes
-
-#: From a final name to the name to write.
-Stage: TypeAlias = Callable[[Path], Path]
+from centralslice.runtime.staging import Stage
 
 
 def output_volumes(

@@ -39,7 +39,7 @@ from centralslice.runtime.communicator import MASTER
 from centralslice.runtime.manifest import array_sha256, write_manifest
 from centralslice.runtime.peak_memory import peak_memory_bytes
 from centralslice.runtime.schedule import StopRun
-from centralslice.runtime.staging import staged_outputs
+from centralslice.runtime.staging import Stage, remove_left_staged, staged_outputs
 
 #: Pieces whose windows are cut in the background.
 PIECES_AHEAD = 1
@@ -87,15 +87,11 @@ def run_tomo(plan: TomoPlan, registry: Registry, launch: Launch) -> TomoResult |
     notify(registry, "centralslice_run_started", command=launch.command, settings=asdict(settings))
     started = time.perf_counter()
     master = launch.communicator.rank == MASTER
-    with _output_folder(plan.outputs.folder, master), staged_outputs() as stage:
-        sides = SideWriter(
-            plan.finishing.reconstructor, plan.outputs, plan.writer,
-            plan.finishing.geometry.voxel_size_angst, stage,
-        )  # fmt: skip
-        watch = FinishWatch(
-            lambda label: notify(registry, "centralslice_before_finish", label=label), sides.sides, sides.keep
-        )
-        with _run(plan, registry, launch, watch) as (run, tools):
+    with _output_folder(plan.outputs.folder, master), _opened(plan, registry, launch) as (tools, source):
+        if tools.checkpoint is not None:  # its lock is held: whoever began to write these outputs is gone
+            remove_left_staged(plan.outputs.all())
+        with staged_outputs() as stage:
+            run = _make_run(plan, registry, tools, source, stage)
             if settings.keep_checkpoints:
                 run.when_complete = partial(_keep_complete, plan, run, tools.overseer, launch.command)
             try:
@@ -107,8 +103,8 @@ def run_tomo(plan: TomoPlan, registry: Registry, launch: Launch) -> TomoResult |
             result = _result(plan, registry, launch, run, maps, started)
             if maps:
                 _write(plan, registry, launch, maps, result, stage)
-            if tools.store is not None and not settings.keep_checkpoints:
-                tools.store.remove()
+        if tools.store is not None and not settings.keep_checkpoints:
+            tools.store.remove()
     for label in plan.outputs.labels if maps else ():
         notify(registry, "centralslice_map_written", label=label, path=plan.outputs.map(label))
     return result
@@ -131,10 +127,8 @@ def _output_folder(folder: Path, master: bool) -> Iterator[None]:
 
 
 @contextmanager
-def _run(
-    plan: TomoPlan, registry: Registry, launch: Launch, watch: FinishWatch
-) -> Iterator[tuple[SumsRun, RankTools]]:
-    """Open what a rank works with and wire it up."""
+def _opened(plan: TomoPlan, registry: Registry, launch: Launch) -> Iterator[tuple[RankTools, TiltSlices]]:
+    """Open what a rank works with."""
     settings, finishing, particles = plan.settings, plan.finishing, plan.particles
     passes = finishing.sums.passes
     total = len(particles) * passes * (1 if passes == 1 or not finishing.halves else 2)
@@ -142,23 +136,34 @@ def _run(
     with (
         open_tools(settings, kind, registry, launch.communicator) as tools,
         TiltImages(registry, plan.choice.decoded_bytes) as images,
+        ReadAhead(WindowReader(plan.slicing, images).read, PIECES_AHEAD) as ahead,
     ):
-        reader = WindowReader(plan.slicing, images)
-        with ReadAhead(reader.read, PIECES_AHEAD) as ahead:
-            source = TiltSlices(
-                plan.slicing, ahead, plan.block_slices, plan.choice.piece, plan.choice.largest_piece
-            )
+        choice = plan.choice
+        yield (
+            tools,
+            TiltSlices(plan.slicing, ahead, plan.block_slices, choice.piece, choice.largest_piece),
+        )
 
-            def before(label: str) -> None:
-                source.buffer.release()  # nothing is inserted while a map is finished
-                watch.before(label)
 
-            job = SumsJob(
-                finishing, particles.half_set, watch=replace(watch, before=before),
-                master_works=settings.master_works,
-                quanta_of=settings.quanta_of, spill_folder=settings.output if plan.choice.spill else None,
-            )  # fmt: skip
-            yield SumsRun(job, source, tools), tools
+def _make_run(
+    plan: TomoPlan, registry: Registry, tools: RankTools, source: TiltSlices, stage: Stage
+) -> SumsRun:
+    """Wire up the run, with what is written of every map as soon as it is finished."""
+    finishing, settings = plan.finishing, plan.settings
+    sides = SideWriter(
+        finishing.reconstructor, plan.outputs, plan.writer, finishing.geometry.voxel_size_angst, stage
+    )
+
+    def before(label: str) -> None:
+        source.buffer.release()  # nothing is inserted while a map is finished
+        notify(registry, "centralslice_before_finish", label=label)
+
+    job = SumsJob(
+        finishing, plan.particles.half_set, watch=FinishWatch(before, sides.sides, sides.keep),
+        master_works=settings.master_works, quanta_of=settings.quanta_of,
+        spill_folder=settings.output if plan.choice.spill else None,
+    )  # fmt: skip
+    return SumsRun(job, source, tools)
 
 
 def _result(
@@ -190,7 +195,7 @@ def _result(
 
 def _write(
     plan: TomoPlan, registry: Registry, launch: Launch, maps: dict[str, FloatArray], result: TomoResult,
-    stage: Any,
+    stage: Stage,
 ) -> None:  # fmt: skip
     """Write maps, curves, tables and manifest under their staged names."""
     outputs, finishing = plan.outputs, plan.finishing

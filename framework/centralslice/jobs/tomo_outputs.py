@@ -131,7 +131,9 @@ def plan_tomo_outputs(settings: TomoSettings, halves: bool, cropped: bool) -> To
     labels = ("half1", "half2", "merged") if halves else ("merged",)
     outputs = TomoOutputs(folder, labels, cropped, settings.note, settings.report)
     there = [path for path in outputs.all() if path.exists()]
-    if there and not settings.force:
+    # killed while outputs got their names, the manifest last
+    begun = settings.resume != "no" and not outputs.manifest.exists()
+    if there and not settings.force and not begun:
         raise OutputExistsError(f"{there[0]}: exists already; give another --o, or --force to replace it")
     return outputs
 

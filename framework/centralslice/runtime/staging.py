@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeAlias
 
 from centralslice.data.files import publish
 from centralslice.errors import CentralsliceError, ResourceError
@@ -32,8 +33,12 @@ def remove_left_staged(outputs: Iterable[Path]) -> None:
             raise ResourceError(f"{path.parent}: cannot be cleaned: {error.strerror or error}") from error
 
 
+#: From a final name to the name to write.
+Stage: TypeAlias = Callable[[Path], Path]
+
+
 @contextmanager
-def staged_outputs() -> Iterator[Callable[[Path], Path]]:
+def staged_outputs() -> Iterator[Stage]:
     """Yield a function from a final name to the hidden name in the same folder that is to be written.
 
     At the end, in the order they were asked for, the files get their final names. On any error before, every
