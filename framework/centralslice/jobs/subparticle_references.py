@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -26,7 +27,7 @@ class References:
     Attributes
     ----------
     maps
-        Half set to (n, n, n) float32; half sets that share a map are listed once, under the first of them.
+        Half set to (n, n, n) float32; 0: the map of all that have none of their own.
     halves
         Half set to the key of its map.
     voxel_size_angst
@@ -83,21 +84,19 @@ def read_references(
     FormatError
         If the maps differ in size, or correlate so little that they cannot be in one frame.
     """
-    paths = {}
+    paths: dict[int, Path] = {}
+    halves: dict[int, int] = {}
     for half in (int(each) for each in np.unique(particles.half_set)):
         if half not in source.maps and 0 not in source.maps:
             raise ParameterError(
                 f"{source.particles.source}: has particles of half set {half}, but there is no map for them; give "
                 "--map, or --half1 and --half2"
             )
-        paths[half] = source.maps.get(half, source.maps.get(0))
-    halves = {half: next(key for key in paths if paths[key] == path) for half, path in paths.items()}
+        halves[half] = half if half in source.maps else 0
+        paths[halves[half]] = source.maps[halves[half]]
     maps: dict[int, FloatArray] = {}
     voxel, notes = 1.0, []
-    for half in sorted(set(halves.values())):
-        path = source.maps.get(half, source.maps.get(0))
-        if path is None:
-            raise RuntimeError("a half set without a map")
+    for half, path in sorted(paths.items()):
         data, size, said = read_map(path, registry, box, particles.optics)
         if maps and data.shape != next(iter(maps.values())).shape:
             raise FormatError(

@@ -50,6 +50,8 @@ def ring_powers(
 
     def of(number: int) -> FloatArray:
         image = parents.images[number].astype(np.float32, copy=False)
+        if parents.image_factor is not None:
+            image = image * np.float32(parents.image_factor[number])
         ctf = None if parents.ctf is None else parents.ctf.take(np.array([number]))
         factor = 1.0 if parents.model_factor is None else float(parents.model_factor[number])
         model = project(
