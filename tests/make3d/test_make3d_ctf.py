@@ -10,7 +10,7 @@ import pytest
 import scipy.fft
 
 from centralslice.data.particles import ContrastTransfer
-from centralslice.jobs.make3d_plan import choose_ctf_modes
+from centralslice.jobs.make3d_ctf import choose_ctf_modes
 from centralslice.jobs.make3d_settings import Make3dSettings
 from centralslice.optics.ctf import ctf, slice_frequencies
 

@@ -249,7 +249,7 @@ def test_blocks_of_any_size_give_the_same_map(simulate, make3d, deviation, monke
     )  # blocks end inside half sets and hold parts of optics groups
     expected = make3d(data.table)
     for images in (1, 7, 50):
-        monkeypatch.setattr("centralslice.jobs.make3d_plan.BATCH_BYTES", images * 4 * 4 * 32 * 17)
+        monkeypatch.setattr("centralslice.jobs.budget.BATCH_BYTES", images * 4 * 4 * 32 * 17)
         found = make3d(data.table, threads=2)
         assert deviation(found.data, expected.data) < 1e-5
 

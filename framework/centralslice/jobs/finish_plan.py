@@ -22,7 +22,6 @@ from centralslice.abc.reconstructor import (
 )
 from centralslice.conventions import FloatArray
 from centralslice.errors import CheckpointError
-from centralslice.jobs.make3d_plan import Make3dPlan, mode_of, postprocess_specs
 from centralslice.jobs.make3d_settings import SeedSettings
 from centralslice.plugin.registry import Registry
 from centralslice.runtime.exact_sums import SumsKind, SumsScheme
@@ -101,19 +100,6 @@ class FinishPlan:
             quanta=(1.0, 1.0, 1.0) if scheme is None else scheme.quanta,
             iteration_mask=mask,
         )
-
-
-def finish_plan(plan: Make3dPlan, registry: Registry) -> FinishPlan:
-    """The part of a run's plan that finishing needs."""
-    settings = plan.settings
-    return FinishPlan(
-        mode=registry.expand("reconstructor", mode_of(settings, registry))[0],
-        reconstructor=plan.reconstructor, geometry=plan.geometry, sums=plan.sums, sums_kind=plan.sums_kind,
-        symmetry=settings.sym.lower(), grid_symmetry=plan.grid_symmetry,
-        ctf_modes=tuple(sorted(set(plan.ctf_modes))), wiener_snr=settings.snr, output_shape=plan.output_shape,
-        postprocess=postprocess_specs(settings), postprocessors=plan.postprocessors, halves=plan.has_halves,
-        seed=settings.seed, iteration_mask=settings.iteration_mask,
-    )  # fmt: skip
 
 
 def finish_record(plan: FinishPlan) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from centralslice.abc.reconstructor import WeightMap
 from centralslice.conventions import FloatArray, IntArray
 from centralslice.errors import SelectionError
 from centralslice.jobs.finish_maps import FinishWatch, NormKeeper, read_iteration_mask, read_seed
-from centralslice.jobs.finish_plan import finish_plan, finish_record
+from centralslice.jobs.finish_plan import finish_record
 from centralslice.jobs.half_map_fsc import half_map_fsc
 from centralslice.jobs.make3d_identity import (
     FINISH,
@@ -25,7 +25,7 @@ from centralslice.jobs.make3d_identity import (
     job_facts,
     run_fingerprint,
 )
-from centralslice.jobs.make3d_plan import Make3dPlan
+from centralslice.jobs.make3d_plan import Make3dPlan, finish_plan
 from centralslice.jobs.make3d_result import Make3dResult
 from centralslice.jobs.make3d_slices import particle_slices
 from centralslice.jobs.make3d_write import (

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import math
-import os
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from centralslice.abc.parameters import parameters_of
 from centralslice.abc.processor import Processor
 from centralslice.abc.reader import ReadRequest, ShiftConvention
 from centralslice.abc.reconstructor import MapGeometry, Reconstructor, SumsPlan
@@ -18,9 +15,20 @@ from centralslice.abc.symmetry import Symmetry
 from centralslice.abc.writer import Writer
 from centralslice.conventions import FloatArray
 from centralslice.data.particles import OpticsGroup, Particles
-from centralslice.errors import FileMissingError, ParameterError, ResourceError, SelectionError
+from centralslice.errors import FileMissingError, ParameterError, SelectionError
 from centralslice.fourier.prepare import CtfMode
+from centralslice.jobs.budget import (
+    BASE_BYTES,
+    LEAST_PIECES,
+    check_memory,
+    images_at_a_time,
+    images_of_block,
+    piece_bytes,
+)
 from centralslice.jobs.copies import CopyRules, plan_copies
+from centralslice.jobs.finish_plan import FinishPlan
+from centralslice.jobs.make3d_ctf import choose_ctf_modes
+from centralslice.jobs.make3d_methods import make_processor, make_reconstructor, mode_of, postprocess_specs
 from centralslice.jobs.make3d_outputs import Outputs, check_outputs, plan_outputs
 from centralslice.jobs.make3d_settings import Make3dSettings
 from centralslice.jobs.make3d_sizes import output_shape, padded_size, volume_size
@@ -29,21 +37,6 @@ from centralslice.jobs.selection import Selection, select
 from centralslice.plugin.registry import Registry
 from centralslice.runtime.checkpoint import CheckpointStore, checkpoint_folder
 from centralslice.runtime.exact_sums import SumsKind, choose_kind, integer_geometry, scheme_bytes
-
-#: Bytes of samples that are prepared at a time; a block is as many images, whatever the machine.
-BATCH_BYTES = 256 * 2**20
-#: A piece of images goes through all of the sums: it should be at least one image for this much of them.
-SUMS_BYTES_PER_IMAGE = 2**18
-#: Blocks that a run is cut into if they are large enough.
-WANTED_BLOCKS = 256
-#: Integer sums have head-room for a piece: the more of a run is in one piece, the coarser their quantum.
-LEAST_PIECES = 8
-#: The interpreter and its libraries, as measured after import.
-BASE_BYTES = 220 * 2**20
-#: In the names of files that EMAN2 wrote with flipped phases.
-FLIPPED_NAME = "ctf_flip"
-#: Of files that EMAN2 wrote, whose headers do not say whether phases were flipped.
-EMAN2_SUFFIXES = frozenset({".hdf", ".hdf5", ".h5", ".lst", ".lsx"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,8 +206,8 @@ def plan_make3d(settings: Make3dSettings, registry: Registry, particles: Particl
     symmetry = registry.symmetry(settings.sym)
     source_count = len(particles)
     reconstructor = make_reconstructor(settings, registry)
-    preprocessors = tuple(_processor(text, 2, registry) for text in settings.preprocess)
-    postprocessors = tuple(_processor(text, 3, registry) for text in postprocess_specs(settings))
+    preprocessors = tuple(make_processor(text, 2, registry) for text in settings.preprocess)
+    postprocessors = tuple(make_processor(text, 3, registry) for text in postprocess_specs(settings))
     particles, notes = with_pixel_sizes(particles, settings)
     selection = select(particles, settings.selection)
     particles = by_half_set(selection.particles)
@@ -287,76 +280,6 @@ def _as_begun(settings: Make3dSettings, outputs: Outputs) -> Make3dSettings:
     return replace(settings, force=True) if begun else settings
 
 
-def images_at_a_time(geometry: MapGeometry) -> int:
-    """Images that a rank prepares at a time."""
-    return max(1, min(1024, BATCH_BYTES // _slice_bytes(geometry)))
-
-
-def piece_bytes(geometry: MapGeometry, images: int) -> int:
-    """Memory of so many images: their samples, the images as read, and those read ahead."""
-    return images * (_slice_bytes(geometry) + 2 * 4 * geometry.image_size**2)
-
-
-def _slice_bytes(geometry: MapGeometry) -> int:
-    return 4 * geometry.precision.itemsize * geometry.slice_size * (geometry.slice_size // 2 + 1)
-
-
-def images_of_block(count: int, piece: int, sums_bytes: int, kind: SumsKind) -> int:
-    """Images in a block: enough blocks for many ranks, but each large enough to be worth going through the sums.
-
-    A function of the inputs and options alone, never of ranks or threads.
-    """
-    if kind in ("block", "wide"):
-        return max(piece, 1024)  # the totals are gone through once a block
-    worthwhile = max(32, sums_bytes // SUMS_BYTES_PER_IMAGE)
-    return int(min(piece, max(worthwhile, math.ceil(count / WANTED_BLOCKS))))
-
-
-def mode_of(settings: Make3dSettings, registry: Registry) -> str:
-    """The mode asked for, or the default."""
-    return settings.mode or ("gauss_var" if settings.compat_eman2 else registry.default("reconstructor"))
-
-
-def make_reconstructor(settings: Make3dSettings, registry: Registry) -> Reconstructor:
-    """The reconstructor of --mode with what other options say about it."""
-    spec = mode_of(settings, registry)
-    name = registry.expand("reconstructor", spec)[0]
-    known = {entry.name for entry in parameters_of(registry.resolve("reconstructor", name))}
-    for wanted, parameter, text, option in (
-        (settings.compat_eman2, "compat", "true", "--compat eman2"),
-        (not settings.radial_correction, "radial_correction", "false", "--noradcor"),
-    ):
-        if wanted and parameter not in known:
-            raise ParameterError(
-                f"{option}: mode '{name}' has no such variant; use one of EMAN2's modes, e.g. --mode gauss_2"
-            )
-        if wanted:
-            spec = f"{spec}:{parameter}={text}"
-    if settings.iteration_mask is not None and name != "iterative":
-        raise ParameterError(f"--itermask: only for --iterative, not for mode '{name}'")
-    made: Reconstructor = registry.create("reconstructor", spec)
-    return made
-
-
-def _processor(text: str, dimension: int, registry: Registry) -> Processor:
-    made: Processor = registry.create("processor", text)
-    if dimension not in made.dimensions:
-        kind = "images" if dimension == 2 else "maps"
-        raise ParameterError(f"processor '{text}': does not work on {kind}")
-    return made
-
-
-def postprocess_specs(settings: Make3dSettings) -> tuple[str, ...]:
-    """Postprocessors as typed: structure factor first, then the user's."""
-    if settings.setsf is None or settings.setsf.lower() == "none":
-        return settings.postprocess
-    path = Path("strucfac.txt") if settings.setsf.lower() == "auto" else Path(settings.setsf)
-    if not path.is_file():
-        raise ParameterError(f"--setsf: {path} does not exist; give a file of s and intensity, or none")
-    compat = ":compat=eman2" if settings.compat_eman2 else ""
-    return (f'filter.setstrucfac:filename="{path}"{compat}', *settings.postprocess)
-
-
 def with_pixel_sizes(particles: Particles, settings: Make3dSettings) -> tuple[Particles, list[str]]:
     """Particles whose groups all have a pixel size, ``--apix`` applied; shifts in pixels stay what they are."""
     notes: list[str] = []
@@ -404,16 +327,6 @@ def _inputs(settings: Make3dSettings, particles: Particles) -> list[Path]:
     return [settings.input, *particles.image_files, *(path for path in named.values() if path is not None)]
 
 
-def check_memory(needed: int, smaller: str) -> None:
-    """Refuse what the machine's memory cannot hold."""
-    present = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if needed > present:
-        raise ResourceError(
-            f"this run needs {needed / 1e9:,.1f} GB of memory, the machine has {present / 1e9:,.1f} GB; "
-            f"take a smaller {smaller}"
-        )
-
-
 def _check_compat(settings: Make3dSettings) -> None:
     """Refuse with --compat eman2 what EMAN2 has not, rather than ignore it."""
     if not settings.compat_eman2:
@@ -440,64 +353,14 @@ def _check_seed(settings: Make3dSettings, halves: bool) -> None:
         raise ParameterError("--seedweightmap: not with --useseedasref, which adds no seed")
 
 
-def choose_ctf_modes(particles: Particles, settings: Make3dSettings) -> tuple[tuple[CtfMode, ...], list[str]]:
-    """How the CTF enters for each optics group, and why."""
-    modes: list[CtfMode] = []
-    notes: list[str] = []
-    for number, group in enumerate(particles.optics):
-        usable = particles.ctf is not None and group.voltage_kv > 0
-        if settings.ctf == "auto":
-            files = [
-                particles.image_files[at]
-                for at in np.unique(particles.file_number[particles.optics_group == number])
-            ]
-            mode, reason = _automatic_ctf(group, usable, settings, files)
-            notes.append(f"CTF of '{group.name}': {mode}, because {reason} (--ctf auto)")
-        else:
-            mode = settings.ctf
-            if mode != "none" and not usable:
-                raise ParameterError(
-                    f"--ctf {mode}: {settings.input} has no defocus or no voltage for optics group "
-                    f"'{group.name}'; use --ctf none"
-                )
-            if mode in ("full", "flipped") and group.ctf_premultiplied:
-                raise ParameterError(
-                    f"--ctf {mode}: the images of optics group '{group.name}' are CTF-multiplied already; "
-                    "use --ctf auto"
-                )
-        modes.append(mode)
-    return tuple(modes), notes
-
-
-def _automatic_ctf(
-    group: OpticsGroup, usable: bool, settings: Make3dSettings, files: Sequence[Path]
-) -> tuple[CtfMode, str]:
-    """What --ctf auto takes for a group whose images are in these files, and why.
-
-    EMAN2's headers do not say whether phases were flipped; the names that its programs give the files do.
-
-    Raises
-    ------
-    ParameterError
-        If only some of the group's files are called flipped.
-    """
-    if settings.compat_eman2:
-        return "none", "EMAN2's make3dpar takes images as they are"
-    if not usable:
-        return "none", "the metadata have no defocus or no voltage"
-    if group.ctf_premultiplied:
-        return "premultiplied", "the metadata say that the images are CTF-multiplied"
-    flipped = [FLIPPED_NAME in path.name for path in files]
-    if any(flipped) and not all(flipped):
-        raise ParameterError(
-            f"--ctf auto: of the image files of optics group '{group.name}' some are called {FLIPPED_NAME} "
-            f"({files[flipped.index(True)].name}), others not ({files[flipped.index(False)].name}); "
-            "give --ctf full or --ctf flipped"
-        )
-    if any(flipped):
-        return "flipped", f"the image files are called {FLIPPED_NAME}"
-    reason = "the metadata have defocus and microscope"
-    suffixes = {path.suffix.lower() for path in (settings.input, *files)}
-    if suffixes & EMAN2_SUFFIXES:
-        reason += "; images whose phases were flipped need --ctf flipped"
-    return "full", reason
+def finish_plan(plan: Make3dPlan, registry: Registry) -> FinishPlan:
+    """The part of a run's plan that finishing needs."""
+    settings = plan.settings
+    return FinishPlan(
+        mode=registry.expand("reconstructor", mode_of(settings, registry))[0],
+        reconstructor=plan.reconstructor, geometry=plan.geometry, sums=plan.sums, sums_kind=plan.sums_kind,
+        symmetry=settings.sym.lower(), grid_symmetry=plan.grid_symmetry,
+        ctf_modes=tuple(sorted(set(plan.ctf_modes))), wiener_snr=settings.snr, output_shape=plan.output_shape,
+        postprocess=postprocess_specs(settings), postprocessors=plan.postprocessors, halves=plan.has_halves,
+        seed=settings.seed, iteration_mask=settings.iteration_mask,
+    )  # fmt: skip

@@ -8,8 +8,8 @@ import numpy as np
 
 from centralslice.errors import ResourceError
 from centralslice.fourier.windows import window_size
+from centralslice.jobs.budget import BASE_BYTES, LEAST_PIECES
 from centralslice.jobs.finish_plan import FinishPlan
-from centralslice.jobs.make3d_plan import BASE_BYTES, LEAST_PIECES
 from centralslice.jobs.tilt_images import DECODED_BYTES, MAPPED_BYTES
 from centralslice.jobs.tomo_settings import TomoSettings
 from centralslice.jobs.tomo_slices import TASK_WINDOWS, TomoSlicing

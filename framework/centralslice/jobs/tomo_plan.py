@@ -17,9 +17,9 @@ from centralslice.fourier.tilt_slices import TiltCtfMode, TiltSettings
 from centralslice.fourier.windows import Background, window_size
 from centralslice.geometry.groups import operator_product
 from centralslice.geometry.rotations import rotation_z
+from centralslice.jobs.budget import check_memory, images_of_block
 from centralslice.jobs.copies import CopyRules, plan_copies
 from centralslice.jobs.finish_plan import FinishPlan
-from centralslice.jobs.make3d_plan import check_memory, images_of_block
 from centralslice.jobs.tilt_images import TiltImages, check_tilt_images
 from centralslice.jobs.tomo_memory import ImageBytes, MemoryChoice, TomoMemory
 from centralslice.jobs.tomo_outputs import TomoOutputs, plan_tomo_outputs, read_fsc_mask
