@@ -14,7 +14,7 @@ from centralslice.geometry.eulers import matrices_to_relion, relion_to_matrices
 from centralslice_plugins.writers.star import StarWriter
 
 #: A ring of seven above one of seven, a subunit 14.7 px off the axis.
-RING = Scene(box=80, pixel=2.5, centre=(14.7, 0.0, 6.0), sym="d7", count=250, snr=0.3)
+RING = Scene(box=80, pixel=2.5, centre=(14.7, 0.0, 6.0), sym="d7", count=250, snr=0.3, sigmas=(0.8, 1.1))
 NEW_BOX = 48
 
 
@@ -48,7 +48,7 @@ def ring(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def against_reference(table: Path, output: Path, *options: str) -> np.ndarray:
     """FSC of the map of a table with the kept density."""
-    made = reconstruct(table, output, "--half-maps", "no", "--snr", "1", *options)
+    made = reconstruct(table, output, "--force", "--half-maps", "no", "--snr", "1", *options)
     return fsc(made, read_mrc(table.with_name("sub_reference.mrc")), 14)
 
 
@@ -66,8 +66,7 @@ def test_neither_the_parents_orientation_nor_the_other_order_does(ring: Path, tm
     good = against_reference(ring, tmp_path / "map.mrc")
     for name, poses in (("parent.star", parent), ("other.star", operator @ parent)):
         curve = against_reference(changed(ring, name, **angles(poses)), tmp_path / "wrong.mrc")
-        assert curve[shell(10)] < 0.6
-        assert curve[shell(20)] < good[shell(20)] - 0.1
+        assert curve[shell(10)] < 0.7 < good[shell(10)]
 
 
 def test_noise_free_sub_particles_of_a_ring_are_right_to_7_angstrom(tmp_path: Path) -> None:
@@ -87,7 +86,9 @@ def test_nothing_of_the_other_part_is_left_at_a_thirtieth_of_the_noise(tmp_path:
     only = keep == 0
     beta = {}
     for name in ("sub", "p"):
-        made = reconstruct(tmp_path / f"{name}.star", tmp_path / "map.mrc", "--half-maps", "no", "--snr", "1")
+        made = reconstruct(
+            tmp_path / f"{name}.star", tmp_path / "map.mrc", "--force", "--half-maps", "no", "--snr", "1"
+        )
         beta[name] = np.sum(made[only] * truth[only]) / np.sum(truth[only] ** 2)
     assert abs(beta["sub"]) < 0.05 * beta["p"]
     assert beta["p"] > 0.5
@@ -96,23 +97,23 @@ def test_nothing_of_the_other_part_is_left_at_a_thirtieth_of_the_noise(tmp_path:
 def test_the_defocus_of_their_depth_brings_out_what_is_at_3_angstrom(tmp_path: Path) -> None:
     # two subunits 100 Å from the middle; every Gaussian has the defocus of its own height
     scene = Scene(
-        box=192, pixel=1.2, centre=(83.0, 0.0, 8.0), sym="c2", count=80, snr=0.003, depth=True, gaussians=6,
+        box=192, pixel=1.2, centre=(83.0, 0.0, 8.0), sym="c2", count=80, snr=0.02, depth=True, gaussians=6,
         sigmas=(0.7, 0.9), defocus=(3000.0, 5000.0),
     )  # fmt: skip
     scene.write(tmp_path)
-    found = {}
-    for name, options in (
-        ("yes", ["--adjust-defocus"]),
-        ("no", []),
-        ("reversed", ["--adjust-defocus", "--defocus-hand", "-1"]),
-    ):
-        output = tmp_path / "sub.mrcs"
-        assert main(words(tmp_path, output, "--sym", "c2", "--newbox", "80", "--force", *options)) == 0
-        curve = against_reference(tmp_path / "sub.star", tmp_path / "map.mrc")
-        found[name] = curve[shell(3, 80, 1.2) - 2 : shell(3, 80, 1.2) + 3].mean()
-    delta = read_star(tmp_path / "sub.star").columns["sprDefocusDelta"]
+    output = tmp_path / "sub.mrcs"
+    assert main(words(tmp_path, output, "--sym", "c2", "--newbox", "80", "--adjust-defocus")) == 0
+    columns = read_star(tmp_path / "sub.star").columns
+    delta = columns["sprDefocusDelta"]
     assert np.abs(delta).max() > 90
-    assert found["yes"] > found["no"] + 0.02 > found["reversed"] + 0.04, found
+    at = shell(3, 80, 1.2)
+    found = {}
+    for name, factor in (("adjusted", 0), ("parents", 1), ("reversed", 2)):
+        defocus = {label: columns[label] - factor * delta for label in ("rlnDefocusU", "rlnDefocusV")}
+        table = changed(tmp_path / "sub.star", f"{name}.star", **defocus)
+        found[name] = against_reference(table, tmp_path / "map.mrc")[at - 2 : at + 3].mean()
+    assert found["adjusted"] > found["parents"] + 0.01, found
+    assert found["parents"] > found["reversed"] + 0.05, found
 
 
 def half_ring(folder: Path, scene: Scene) -> None:
@@ -156,7 +157,7 @@ def test_noise_correlates_only_if_copies_of_a_parent_are_split(tmp_path: Path) -
     }
     curve = {}
     for name, table in tables.items():
-        reconstruct(table, tmp_path / "map.mrc", "--sym", "c7", "--ctf", "none")
+        reconstruct(table, tmp_path / "map.mrc", "--sym", "c7", "--ctf", "none", "--force")
         halves = [read_mrc(tmp_path / f"map_half{half}.mrc") for half in (1, 2)]
         curve[name] = fsc(*halves)[3:24].mean()
     assert abs(curve["parents"]) < 0.15
@@ -166,14 +167,14 @@ def test_noise_correlates_only_if_copies_of_a_parent_are_split(tmp_path: Path) -
 def test_centres_are_where_the_residual_shifts_say(tmp_path: Path) -> None:
     scene = Scene(sym="d3", count=30, defocus=None)
     scene.write(tmp_path)
-    options = ["--sym", "d3", "--scale-mode", "none", "--fill", "zero", "--ctf", "none"]
+    options = ["--sym", "d3", "--scale-mode", "none", "--newbox", "24"]
     for name, extra in (("whole", []), ("part", ["--subpixel"])):
         output = tmp_path / f"{name}.mrcs"
         assert main(words(tmp_path, output, *options, *extra)) == 0
         images, columns = read_mrc(output), read_star(output.with_suffix(".star")).columns
         inside = columns["sprOutsideFraction"] < 0.05
         images = images[inside]
-        axis, total = np.arange(scene.box) - scene.box // 2, images.sum(axis=(1, 2))
+        axis, total = np.arange(24) - 12, images.sum(axis=(1, 2))
         centre = np.stack([(images.sum(axis=1) @ axis) / total, (images.sum(axis=2) @ axis) / total], axis=1)
         shift = (
             -np.stack([columns["rlnOriginXAngst"], columns["rlnOriginYAngst"]], axis=1)[inside] / scene.pixel

@@ -31,8 +31,8 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> RelionJob:
     particles = scene.write(folder)
     number = np.arange(scene.count)
     write_table(
-        particles, rlnClassNumber=number * 0 + 1, rlnGroupNumber=number % 2 + 1,
-        rlnNormCorrection=np.linspace(0.8, 1.2, scene.count), rlnMicrographName=["m.mrc"] * scene.count,
+        particles, rlnClassNumber=number * 0 + 1, rlnGroupNumber=number // 20 + 1,
+        rlnNormCorrection=np.linspace(0.8, 1.2, scene.count), rlnMicrographName=[f"m{one // 20}.mrc" for one in number],
         rlnCoordinateX=500.0 + number, rlnCoordinateY=400.0 - number,
     )  # fmt: skip
     return RelionJob(folder, scene, norm=0.9, scales=(1.1, 0.95))
@@ -69,7 +69,8 @@ def test_images_and_shifts_are_those_of_relion_particle_subtract(job: RelionJob,
         assert made.shape == theirs.shape
         distance = np.linalg.norm(made - theirs, axis=(1, 2)) / np.linalg.norm(theirs, axis=(1, 2))
         median[padding] = np.median(distance)
-    assert distance.max() < 5e-4
+    assert median[8] < 5e-4
+    assert distance.max() < 1e-3
     assert median[2] > 10 * median[8]
     their = read_star(output / "particles_subtracted.star").columns
     for label in ("rlnOriginXAngst", "rlnOriginYAngst"):
