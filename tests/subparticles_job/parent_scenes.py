@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -176,7 +176,7 @@ def pairs(block: str, values: Mapping[str, Any]) -> str:
     return "\n".join([f"data_{block}", "", *(f"_{label} {value}" for label, value in values.items()), "", ""])
 
 
-def loop(block: str, columns: Mapping[str, Sequence[Any]]) -> str:
+def loop(block: str, columns: Mapping[str, Iterable[Any]]) -> str:
     """A STAR table of several."""
     labels = [f"_{label} #{number}" for number, label in enumerate(columns, 1)]
     rows = (" ".join(map(str, row)) for row in zip(*columns.values(), strict=True))
@@ -234,7 +234,7 @@ class RelionJob:
             "rlnExperimentalDataStarFile": self.folder / "p.star", "rlnOrientSamplingStarFile": f"{name}_sampling.star",
         }  # fmt: skip
         if self.split:
-            values["rlnModelStarFile2"] = f"{name}{ends[1]}_model.star"
+            values["rlnModelStarFile2"] = f"{name}{ends[-1]}_model.star"
         for number, end in enumerate(ends):
             maps = self.maps[number : number + 1] if self.split else self.maps
             Path(f"{name}{end}_model.star").write_text(self._model(maps))

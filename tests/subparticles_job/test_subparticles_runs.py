@@ -17,7 +17,7 @@ from subparticle_cases import fsc, manifest, read_mrc, read_star, reconstruct, w
 from centralslice.abc.writer import VolumeOptions
 from centralslice.cli import main
 from centralslice.data.images import StackPlan
-from centralslice.data.particles import Particles
+from centralslice.data.particles import OpticsGroup, Particles
 from centralslice.data.volume import Volume
 from centralslice_plugins.formats.eman2_attributes import Eman2Ctf
 from centralslice_plugins.writers.eman2_hdf import Eman2HdfWriter
@@ -93,7 +93,7 @@ def test_an_r3d_folder_gives_the_kept_density_and_its_half_sets(tmp_path: Path) 
     assert fsc(first, read_mrc(tmp_path / "map_half1.mrc"))[1:20].min() > 0.9999
 
 
-def optics(*changed: dict[str, object], pixel: float = 3.0, box: int = 48) -> tuple:
+def optics(*changed: dict[str, object], pixel: float = 3.0, box: int = 48) -> tuple[OpticsGroup, ...]:
     """A group for each."""
     return tuple(
         group(**{"pixel": pixel, "box": box, "name": f"g{number}", **one})
