@@ -25,7 +25,7 @@ from centralslice.fourier.grid import radius_of
 from centralslice.fourier.shells import fourier_shell_correlation, soft_sphere
 from centralslice.fourier.transforms import crop_or_pad
 from centralslice.geometry.gaussians import GaussianPhantom, random_phantom
-from centralslice.jobs.simulate import SimulationOutputs, SimulationSettings, write_simulation
+from centralslice.jobs.simulate.particles import SimulationOutputs, SimulationSettings, write_simulation
 from centralslice.plugin.registry import load_registry
 
 MODES = (

@@ -18,8 +18,8 @@ from measure import simulate, table
 
 from centralslice.jobs.budget import images_at_a_time, images_of_block
 from centralslice.jobs.layout import host_bytes
-from centralslice.jobs.make3d_plan import Make3dPlan, plan_make3d, read_particles
-from centralslice.jobs.make3d_settings import Make3dSettings
+from centralslice.jobs.make3d.plan import Make3dPlan, plan_make3d, read_particles
+from centralslice.jobs.make3d.settings import Make3dSettings
 from centralslice.plugin.registry import shared_registry
 from centralslice.runtime.checkpoint import checkpoint_bytes
 from centralslice.runtime.communicator import PIECE_BYTES

@@ -17,10 +17,10 @@ from centralslice.abc.reconstructor import serial_map
 from centralslice.data.particles import ContrastTransfer, OpticsGroup
 from centralslice.fourier.slice_reading import slice_reader
 from centralslice.geometry.rotations import random_rotations
-from centralslice.jobs.subparticle_blocks import Copies, ModelMaps, OutputSettings, ParentBlock
-from centralslice.jobs.subparticle_gain import GroupGain, fit_gain, unit_gain
-from centralslice.jobs.subparticle_optics import ModelSettings, group_tables, transfer
-from centralslice.jobs.subparticle_subtract import ring_statistics, subtract_block
+from centralslice.jobs.subparticles.blocks import Copies, ModelMaps, OutputSettings, ParentBlock
+from centralslice.jobs.subparticles.gain import GroupGain, fit_gain, unit_gain
+from centralslice.jobs.subparticles.optics import ModelSettings, group_tables, transfer
+from centralslice.jobs.subparticles.subtract import ring_statistics, subtract_block
 
 
 def cpu_ms(work: Callable[[], Any], repeats: int = 3) -> float:

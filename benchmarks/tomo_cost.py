@@ -119,7 +119,9 @@ class Stopwatch:
 def profile(particles: Path, folder: Path, box: int) -> list[list[str]]:
     """Shares of the parts of a run on one thread, in this process."""
     from centralslice.cli import main as command_line
-    from centralslice.jobs import accumulation, finish_maps, tomo, tomo_slices
+    from centralslice.jobs import accumulation, finish_maps
+    from centralslice.jobs.tomo import job as tomo
+    from centralslice.jobs.tomo import slices as tomo_slices
 
     watch = Stopwatch()
     watch.watch(tomo_slices.WindowReader, "read", "cutting")

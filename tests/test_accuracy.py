@@ -17,11 +17,11 @@ from centralslice.fourier.grid import radius_of
 from centralslice.fourier.prepare import prepare_group, prepare_slices
 from centralslice.fourier.transforms import crop_or_pad
 from centralslice.geometry.gaussians import GaussianPhantom, random_phantom
-from centralslice.jobs.make3d import run_make3d
-from centralslice.jobs.make3d_plan import plan_make3d
-from centralslice.jobs.make3d_settings import Make3dSettings
+from centralslice.jobs.make3d.job import run_make3d
+from centralslice.jobs.make3d.plan import plan_make3d
+from centralslice.jobs.make3d.settings import Make3dSettings
 from centralslice.jobs.run_tools import Launch
-from centralslice.jobs.simulate import SimulationOutputs, SimulationSettings, write_simulation
+from centralslice.jobs.simulate.particles import SimulationOutputs, SimulationSettings, write_simulation
 from centralslice.plugin.registry import Registry, load_registry
 from centralslice.runtime.communicator import Serial
 

@@ -12,8 +12,8 @@ from centralslice.cli import main
 from centralslice.errors import ResourceError
 from centralslice.jobs import layout
 from centralslice.jobs.layout import host_bytes, layout_notes
-from centralslice.jobs.make3d_plan import Make3dPlan, plan_make3d, read_particles
-from centralslice.jobs.make3d_settings import Make3dSettings
+from centralslice.jobs.make3d.plan import Make3dPlan, plan_make3d, read_particles
+from centralslice.jobs.make3d.settings import Make3dSettings
 from centralslice.plugin.registry import shared_registry
 from centralslice.runtime.communicator import Communicator, Serial, run_in_process
 from centralslice.runtime.exact_sums import scheme_bytes

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 from centralslice.fourier.shells import fourier_shell_correlation, soft_sphere
-from centralslice.jobs.make3d import run_make3d
-from centralslice.jobs.make3d_plan import plan_make3d, read_particles
-from centralslice.jobs.make3d_settings import Make3dSettings
+from centralslice.jobs.make3d.job import run_make3d
+from centralslice.jobs.make3d.plan import plan_make3d, read_particles
+from centralslice.jobs.make3d.settings import Make3dSettings
 from centralslice.jobs.run_tools import Launch
 from centralslice.plugin.registry import load_registry
 from centralslice.runtime.communicator import Serial

@@ -24,7 +24,7 @@ from centralslice.data.slices import SliceBatch, Sums, Views
 from centralslice.errors import ParameterError
 from centralslice.fourier.weight_cube import weight_cube
 from centralslice.geometry.rotations import rotation_z
-from centralslice.jobs.tomo_taper import crop_centre, taper
+from centralslice.jobs.tomo.taper import crop_centre, taper
 from centralslice.runtime.exact_sums import calibrate, choose_kind
 from centralslice_plugins.reconstructors import relion_tomo_finish
 from centralslice_plugins.reconstructors.relion_tomo import RelionTomo

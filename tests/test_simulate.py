@@ -14,8 +14,9 @@ from centralslice.abc.reader import ReadRequest
 from centralslice.cli import main
 from centralslice.errors import FileMissingError, FormatError, ParameterError
 from centralslice.geometry.gaussians import GaussianPhantom, random_phantom
-from centralslice.jobs import simulate
-from centralslice.jobs.simulate import (
+from centralslice.jobs.simulate import particles as simulate
+from centralslice.jobs.simulate.object import ObjectSettings, atoms, make_object
+from centralslice.jobs.simulate.particles import (
     SimulationOutputs,
     SimulationSettings,
     clean_images,
@@ -25,7 +26,6 @@ from centralslice.jobs.simulate import (
     simulated_particles,
     write_simulation,
 )
-from centralslice.jobs.simulate_object import ObjectSettings, atoms, make_object
 from centralslice.optics.ctf import ctf, slice_frequencies
 from centralslice_plugins.readers.star import StarReader
 from centralslice_plugins.symmetries.point_groups import Dihedral

@@ -11,8 +11,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from centralslice.errors import ParameterError
 from centralslice.geometry.gaussians import random_phantom
-from centralslice.jobs import simulate_tomo_images
-from centralslice.jobs.simulate_tomo_images import (
+from centralslice.jobs.simulate import tomo_images as simulate_tomo_images
+from centralslice.jobs.simulate.tomo_images import (
     clean_tilt_image,
     imaging_of,
     levels_of,
@@ -22,8 +22,8 @@ from centralslice.jobs.simulate_tomo_images import (
     tilt_image,
     transfer,
 )
-from centralslice.jobs.simulate_tomo_scene import acquisition_order, tomo_scene
-from centralslice.jobs.simulate_tomo_settings import (
+from centralslice.jobs.simulate.tomo_scene import acquisition_order, tomo_scene
+from centralslice.jobs.simulate.tomo_settings import (
     TiltScheme,
     TomoContent,
     TomoImages,

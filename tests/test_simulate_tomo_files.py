@@ -16,8 +16,8 @@ from centralslice.abc.reader import TiltReadRequest
 from centralslice.cli import main
 from centralslice.errors import OutputExistsError, ParameterError, ResourceError
 from centralslice.geometry.gaussians import GaussianPhantom, random_phantom
-from centralslice.jobs.simulate_tomo import TomoOutputs, write_tomo_project
-from centralslice.jobs.simulate_tomo_settings import (
+from centralslice.jobs.simulate.tomo import TomoOutputs, write_tomo_project
+from centralslice.jobs.simulate.tomo_settings import (
     TiltScheme,
     TomoContent,
     TomoImages,

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
 from centralslice.errors import ParameterError
-from centralslice.jobs.tomo_taper import crop_centre, taper
+from centralslice.jobs.tomo.taper import crop_centre, taper
 
 
 def cube(size: int) -> np.ndarray:

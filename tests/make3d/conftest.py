@@ -17,7 +17,7 @@ from centralslice.cli import main
 from centralslice.data.images import StackPlan
 from centralslice.data.particles import Particles
 from centralslice.geometry.gaussians import GaussianPhantom, random_phantom
-from centralslice.jobs.simulate import (
+from centralslice.jobs.simulate.particles import (
     SimulationOutputs,
     SimulationSettings,
     relion_tables,

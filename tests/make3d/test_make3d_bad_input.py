@@ -215,8 +215,8 @@ def test_names_that_do_not_exist_are_refused_before_any_image_is_read(
     def work(*arguments):
         raise AssertionError("work was done")
 
-    monkeypatch.setattr("centralslice.jobs.make3d.run_make3d", work)
-    monkeypatch.setattr("centralslice.jobs.make3d.run_halves", work)
+    monkeypatch.setattr("centralslice.jobs.make3d.job.run_make3d", work)
+    monkeypatch.setattr("centralslice.jobs.make3d.job.run_halves", work)
     assert word in refused(data.table, *options)
 
 
@@ -224,7 +224,7 @@ def test_bad_options_are_refused_before_the_trial_of_shift_conventions(reference
     def work(*arguments):
         raise AssertionError("work was done")
 
-    monkeypatch.setattr("centralslice.jobs.make3d.run_halves", work)
+    monkeypatch.setattr("centralslice.jobs.make3d.job.run_halves", work)
     source = reference / "eman2/proj_c1.hdf"
     for options in (("--mode", "gauss_4"), ("--postprocess", "nothing"), ("--keep", "0"), ("--outsize", "x")):
         assert refused(source, *options)

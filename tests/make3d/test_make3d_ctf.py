@@ -10,8 +10,8 @@ import pytest
 import scipy.fft
 
 from centralslice.data.particles import ContrastTransfer
-from centralslice.jobs.make3d_ctf import choose_ctf_modes
-from centralslice.jobs.make3d_settings import Make3dSettings
+from centralslice.jobs.make3d.ctf import choose_ctf_modes
+from centralslice.jobs.make3d.settings import Make3dSettings
 from centralslice.optics.ctf import ctf, slice_frequencies
 
 OPTICS = {

@@ -104,11 +104,11 @@ def test_a_full_disk_ends_with_one_line_and_nothing_left(limit, suffix, data, fo
 @pytest.mark.parametrize(
     ("module", "name", "options"),
     [
-        ("make3d_plan", "check_stacks", ()),
+        ("make3d.plan", "check_stacks", ()),
         ("accumulation", "insert_threaded", ("--checkpoint-every", "0")),
-        ("make3d", "half_map_fsc", ()),
-        ("make3d", "write_run_manifest", ()),
-        ("make3d", "write_run_manifest", ("--checkpoint-every", "0")),
+        ("make3d.job", "half_map_fsc", ()),
+        ("make3d.job", "write_run_manifest", ()),
+        ("make3d.job", "write_run_manifest", ("--checkpoint-every", "0")),
     ],
 )
 @pytest.mark.parametrize("which", [signal.SIGINT, signal.SIGKILL])

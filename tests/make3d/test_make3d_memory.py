@@ -11,7 +11,7 @@ from centralslice.cli import parser_for
 from centralslice.cli.make3d import settings_from
 from centralslice.fourier import reconstruction
 from centralslice.jobs.budget import BASE_BYTES
-from centralslice.jobs.make3d_plan import plan_make3d, read_particles
+from centralslice.jobs.make3d.plan import plan_make3d, read_particles
 from centralslice.plugin.registry import shared_registry
 from centralslice.runtime.exact_sums import IntegerSums
 

@@ -193,7 +193,7 @@ def test_an_output_that_exists_is_refused_before_any_work_and_replaced_with_forc
         raise AssertionError("work was done")
 
     with monkeypatch.context() as context:
-        context.setattr("centralslice.jobs.make3d.run_make3d", work)
+        context.setattr("centralslice.jobs.make3d.job.run_make3d", work)
         for name in ALL:
             for path in before:
                 path.unlink(missing_ok=True)

@@ -117,7 +117,7 @@ def test_mrc_is_float_at_the_true_scale_or_refused_before_any_work(simulate, mak
     def work(*arguments):
         raise AssertionError("work was done")
 
-    monkeypatch.setattr("centralslice.jobs.make3d.run_make3d", work)
+    monkeypatch.setattr("centralslice.jobs.make3d.job.run_make3d", work)
     assert "density scale" in refused(data.table, "--compressbits", "8")
     assert "half-precision" in refused(data.table, "--float16", output="map.hdf")
     assert "expected a suffix" in refused(data.table, output="map.txt")

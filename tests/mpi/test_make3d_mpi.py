@@ -19,8 +19,8 @@ from centralslice.cli.make3d import settings_from
 from centralslice.errors import EXIT_REQUEUE
 from centralslice.jobs import stages
 from centralslice.jobs.accumulation import Accumulation
-from centralslice.jobs.make3d import run_make3d
-from centralslice.jobs.make3d_plan import plan_make3d, read_particles
+from centralslice.jobs.make3d.job import run_make3d
+from centralslice.jobs.make3d.plan import plan_make3d, read_particles
 from centralslice.jobs.run_tools import Launch
 from centralslice.plugin.registry import shared_registry
 from centralslice.runtime.checkpoint import checkpoint_folder

@@ -20,7 +20,7 @@ from centralslice.fourier.eman2_projection import (
     warp_image,
 )
 from centralslice.geometry.eulers import eman2_to_matrices
-from centralslice.jobs.subparticle_eman2 import (
+from centralslice.jobs.subparticles.eman2 import (
     ClassAlignments,
     Eman2Model,
     centre_on_power,
@@ -31,7 +31,7 @@ from centralslice.jobs.subparticle_eman2 import (
     radial_scales,
     subtract_rings,
 )
-from centralslice.jobs.subparticle_source import read_source
+from centralslice.jobs.subparticles.source import read_source
 from centralslice.plugin.registry import load_registry
 
 

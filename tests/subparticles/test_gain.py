@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from centralslice.jobs.subparticle_gain import (
+from centralslice.jobs.subparticles.gain import (
     RingStatistics,
     fit_gain,
     grouping,

@@ -16,7 +16,7 @@ from centralslice.abc.reader import ReadRequest
 from centralslice.data.images import StackPlan
 from centralslice.errors import FormatError, ParameterError
 from centralslice.geometry.eulers import eman2_to_matrices
-from centralslice.jobs.stack_conversion import RawStack, convert_stack
+from centralslice.jobs.subparticles.stack_conversion import RawStack, convert_stack
 from centralslice.plugin.registry import load_registry
 from centralslice_plugins.formats.eman2_attributes import Eman2Ctf, Transform
 from centralslice_plugins.formats.eman2_storage import attribute_value
@@ -212,7 +212,7 @@ def test_conversion_gives_the_same_bytes_whatever_the_block(
     raw_images(raw, 9, (8, 8), offset=64)
     written = []
     for block in (1, 3 * 8 * 8 * 4, 2**20):
-        monkeypatch.setattr("centralslice.jobs.stack_conversion._BLOCK_BYTES", block)
+        monkeypatch.setattr("centralslice.jobs.subparticles.stack_conversion._BLOCK_BYTES", block)
         for writer, suffix in ((Eman2HdfWriter(), "hdf"), (MrcWriter(), "mrcs")):
             path = tmp_path / f"{block}.{suffix}"
             convert_stack(RawStack(raw, StackPlan(9, (8, 8), 1.5), 64), path, writer)

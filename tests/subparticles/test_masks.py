@@ -13,7 +13,7 @@ from centralslice.errors import FormatError, ParameterError
 from centralslice.geometry.gaussians import GaussianPhantom
 from centralslice.geometry.groups import close_group
 from centralslice.geometry.rotations import axis_rotation, random_rotations, rotation_x, rotation_z
-from centralslice.jobs.subparticle_masks import (
+from centralslice.jobs.subparticles.masks import (
     default_box,
     edge_width,
     exclusion_mask,
@@ -24,7 +24,7 @@ from centralslice.jobs.subparticle_masks import (
     mask_report,
     whole_mask,
 )
-from centralslice.jobs.subparticle_symmetry import (
+from centralslice.jobs.subparticles.symmetry import (
     find_cosets,
     is_closed_group,
     pseudo_symmetry,

@@ -12,7 +12,7 @@ from centralslice.geometry.eulers import (
     matrices_to_relion,
     relion_to_matrices,
 )
-from centralslice.jobs.subparticle_operators import numbered_operators
+from centralslice.jobs.subparticles.operators import numbered_operators
 from centralslice.plugin.registry import shared_registry
 
 GROUPS = {"c1": 1, "c7": 7, "d1": 2, "d2": 4, "d7": 14, "tet": 12, "oct": 24, "icos": 60, "icos2": 60}

@@ -16,7 +16,7 @@ from centralslice.data.images import StackPlan
 from centralslice.data.volume import Volume
 from centralslice.errors import FileMissingError, FormatError, InputError, ParameterError, exit_code
 from centralslice.geometry.eulers import eman2_to_matrices
-from centralslice.jobs.subparticle_source import SourceRequest, SubparticleSource, read_source
+from centralslice.jobs.subparticles.source import SourceRequest, SubparticleSource, read_source
 from centralslice.plugin.registry import shared_registry
 from centralslice_plugins.formats.eman2_attributes import Eman2Ctf, Transform
 from centralslice_plugins.formats.eman2_json import ImageReference, Opaque, flag_of, number_of, read_json

@@ -21,7 +21,7 @@ from centralslice.data.images import StackPlan
 from centralslice.data.volume import Volume
 from centralslice.errors import FileMissingError, FormatError, InputError, exit_code
 from centralslice.geometry.eulers import eman2_to_matrices
-from centralslice.jobs.subparticle_source import SourceRequest, SubparticleSource, read_source
+from centralslice.jobs.subparticles.source import SourceRequest, SubparticleSource, read_source
 from centralslice.plugin.registry import shared_registry
 from centralslice_plugins.formats.eman2_attributes import Eman2Ctf, Transform
 from centralslice_plugins.formats.eman2_refine import poses_of_aligned

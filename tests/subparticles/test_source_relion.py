@@ -16,7 +16,7 @@ from centralslice.data.images import StackPlan
 from centralslice.data.volume import Volume
 from centralslice.errors import FileMissingError, FormatError, InputError, ParameterError, exit_code
 from centralslice.geometry.eulers import relion_to_matrices
-from centralslice.jobs.subparticle_source import SourceRequest, SubparticleSource, read_source
+from centralslice.jobs.subparticles.source import SourceRequest, SubparticleSource, read_source
 from centralslice.plugin.registry import shared_registry
 from centralslice.testing.reader import ReaderContract
 from centralslice_plugins.readers.relion_optimiser import RelionOptimiserReader

@@ -13,16 +13,16 @@ from centralslice.errors import ParameterError
 from centralslice.fourier.slice_reading import slice_reader
 from centralslice.geometry.groups import close_group
 from centralslice.geometry.rotations import rotation_x, rotation_z
-from centralslice.jobs.subparticle_blocks import Copies, ModelMaps, OutputSettings, ParentBlock
-from centralslice.jobs.subparticle_gain import fit_gain, unit_gain
-from centralslice.jobs.subparticle_optics import ModelSettings, group_tables, project, transfer
-from centralslice.jobs.subparticle_subtract import (
+from centralslice.jobs.subparticles.blocks import Copies, ModelMaps, OutputSettings, ParentBlock
+from centralslice.jobs.subparticles.gain import fit_gain, unit_gain
+from centralslice.jobs.subparticles.optics import ModelSettings, group_tables, project, transfer
+from centralslice.jobs.subparticles.subtract import (
     debug_strip,
     defocus_hand_scores,
     ring_statistics,
     subtract_block,
 )
-from centralslice.jobs.subparticle_window import Mask2D, mask_reader
+from centralslice.jobs.subparticles.window import Mask2D, mask_reader
 from centralslice.runtime.threads import Threads
 
 

@@ -15,7 +15,7 @@ from centralslice.conventions import FloatArray
 from centralslice.data.particles import ContrastTransfer, OpticsGroup, Particles, make_particles
 from centralslice.geometry.gaussians import GaussianPhantom
 from centralslice.geometry.rotations import random_rotations
-from centralslice.jobs.simulate import relion_tables
+from centralslice.jobs.simulate.particles import relion_tables
 from centralslice.optics.aberrations import group_phases
 from centralslice.optics.ctf import ctf, slice_frequencies
 from centralslice.plugin.registry import shared_registry

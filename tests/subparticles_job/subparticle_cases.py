@@ -14,7 +14,7 @@ from centralslice.abc.reader import ReadRequest
 from centralslice.cli import main
 from centralslice.data.particles import Particles
 from centralslice.geometry.gaussians import GaussianPhantom
-from centralslice.jobs.simulate import SimulationOutputs, SimulationSettings, write_simulation
+from centralslice.jobs.simulate.particles import SimulationOutputs, SimulationSettings, write_simulation
 from centralslice.plugin.registry import shared_registry
 from centralslice_plugins.readers.star import StarReader
 from centralslice_plugins.writers.mrc import MrcWriter

@@ -16,11 +16,11 @@ from centralslice.errors import ResourceError
 from centralslice.geometry.rotations import rotation_from_vectors
 from centralslice.jobs.layout import layout_notes
 from centralslice.jobs.run_tools import Launch
-from centralslice.jobs.simulate import relion_tables
-from centralslice.jobs.subparticle_plan import SubparticlePlan, plan_subparticles
-from centralslice.jobs.subparticle_rows import parents_of
-from centralslice.jobs.subparticle_symmetry import find_cosets, nearly_symmetric, rotate_map
-from centralslice.jobs.subparticles import run_subparticles
+from centralslice.jobs.simulate.particles import relion_tables
+from centralslice.jobs.subparticles.job import run_subparticles
+from centralslice.jobs.subparticles.plan import SubparticlePlan, plan_subparticles
+from centralslice.jobs.subparticles.rows import parents_of
+from centralslice.jobs.subparticles.symmetry import find_cosets, nearly_symmetric, rotate_map
 from centralslice.plugin.registry import shared_registry
 from centralslice.runtime.communicator import run_in_process
 from centralslice.runtime.hosts import Host

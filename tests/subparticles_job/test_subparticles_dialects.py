@@ -128,7 +128,15 @@ def optimiser(ring: Ring) -> Path:
 def test_an_optimiser_says_particles_maps_and_symmetry(tmp_path: Path) -> None:
     ring = make_ring(tmp_path, count=40)
     # half maps are centred on the mask unless something else is said, one map is not
-    words = ["--subunitmask", str(tmp_path / "keep.mrc"), "--no-adjust-defocus", "-v", "0", "--center", "mask"]
+    words = [
+        "--subunitmask",
+        str(tmp_path / "keep.mrc"),
+        "--no-adjust-defocus",
+        "-v",
+        "0",
+        "--center",
+        "mask",
+    ]
     output = tmp_path / "sub.mrcs"
     assert main(["subparticles", "--i", str(optimiser(ring)), *words, "--output", str(output)]) == 0
     assert main(ring.words(tmp_path / "plain.mrcs", "--center", "mask")) == 0

@@ -30,8 +30,8 @@ from centralslice.cli import main, parser_for
 from centralslice.cli.options import normalise
 from centralslice.cli.subparticle_options import settings_from
 from centralslice.jobs.run_tools import Launch
-from centralslice.jobs.subparticle_plan import plan_subparticles
-from centralslice.jobs.subparticles import run_subparticles
+from centralslice.jobs.subparticles.job import run_subparticles
+from centralslice.jobs.subparticles.plan import plan_subparticles
 from centralslice.plugin.registry import shared_registry
 from centralslice.runtime.communicator import run_in_process
 from centralslice_plugins.writers.star import StarWriter
@@ -234,14 +234,14 @@ def test_what_is_subtracted_is_gone_from_a_reconstruction_in_noise(tmp_path: Pat
 
 SLOWLY = """
 import sys, time
-import centralslice.jobs.subparticle_engine as module
+import centralslice.jobs.subparticles.engine as module
 original = module.HalfEngine.extract
 def slow(self, *arguments):
     print("block", flush=True)
     time.sleep(0.25)
     return original(self, *arguments)
 module.HalfEngine.extract = slow
-import centralslice.jobs.subparticle_plan as plan
+import centralslice.jobs.subparticles.plan as plan
 plan.MOST_PARENTS = 6
 from centralslice.cli import main
 sys.exit(main(sys.argv[1:]))
@@ -266,7 +266,7 @@ def start(words: list[str], program: str = SLOWLY) -> subprocess.Popen[str]:
 def test_a_run_that_was_stopped_goes_on_to_the_same_bytes(
     ring: Ring, tmp_path: Path, how: signal.Signals, options: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("centralslice.jobs.subparticle_plan.MOST_PARENTS", 6)
+    monkeypatch.setattr("centralslice.jobs.subparticles.plan.MOST_PARENTS", 6)
     whole = tmp_path / "whole" / "sub.mrcs"
     whole.parent.mkdir()
     assert main(ring.words(whole, *options)) == 0
@@ -300,7 +300,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bytes(
 def test_a_run_stopped_while_poses_are_refined_goes_on_to_the_same_bytes(
     ring: Ring, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("centralslice.jobs.subparticle_plan.MOST_PARENTS", 6)
+    monkeypatch.setattr("centralslice.jobs.subparticles.plan.MOST_PARENTS", 6)
     options = ("--localrefine", "2", "--side", "40")
     maps = ("--half1", "truth.mrc", "--half2", "truth.mrc")
     (tmp_path / "whole").mkdir()

@@ -26,7 +26,7 @@ from subparticle_cases import (
 from centralslice.cli import main
 from centralslice.geometry.eulers import relion_to_matrices
 from centralslice.geometry.rotations import rotation_from_vectors
-from centralslice.jobs.simulate import relion_tables
+from centralslice.jobs.simulate.particles import relion_tables
 from centralslice_plugins.writers.star import StarWriter
 
 

@@ -13,12 +13,12 @@ from centralslice.data.images import StackPlan
 from centralslice.errors import CheckpointError, FormatError, ParameterError
 from centralslice.geometry.eulers import eman2_to_matrices
 from centralslice.geometry.rotations import random_rotations
-from centralslice.jobs.subparticle_operators import numbered_operators
-from centralslice.jobs.subparticle_outputs import in_frame
-from centralslice.jobs.subparticle_rows import Parents, make_candidates, round_half_away, rows_of
-from centralslice.jobs.subparticle_stack import SharedStack, StackFile
-from centralslice.jobs.subparticle_table import saved_label, saved_name
-from centralslice.jobs.subparticle_vectors import read_cmm
+from centralslice.jobs.subparticles.operators import numbered_operators
+from centralslice.jobs.subparticles.outputs import in_frame
+from centralslice.jobs.subparticles.rows import Parents, make_candidates, round_half_away, rows_of
+from centralslice.jobs.subparticles.stack import SharedStack, StackFile
+from centralslice.jobs.subparticles.table import saved_label, saved_name
+from centralslice.jobs.subparticles.vectors import read_cmm
 from centralslice.plugin.registry import shared_registry
 from centralslice_plugins.readers.mrc import MrcReader
 from centralslice_plugins.writers.mrc import MrcWriter

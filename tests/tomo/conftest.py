@@ -19,8 +19,8 @@ from centralslice.cli import main
 from centralslice.data.tilt_series import TiltParticles
 from centralslice.fourier.shells import fourier_shell_correlation, shell_numbers, soft_sphere
 from centralslice.geometry.gaussians import GaussianPhantom, random_phantom
-from centralslice.jobs.simulate_tomo import TomoOutputs, write_tomo_project
-from centralslice.jobs.simulate_tomo_settings import (
+from centralslice.jobs.simulate.tomo import TomoOutputs, write_tomo_project
+from centralslice.jobs.simulate.tomo_settings import (
     TiltScheme,
     TomoContent,
     TomoImages,

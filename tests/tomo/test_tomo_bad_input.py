@@ -21,8 +21,8 @@ from centralslice.cli import main, parser_for
 from centralslice.cli.tomo import settings_from
 from centralslice.errors import ResourceError
 from centralslice.jobs import sums_run
-from centralslice.jobs.tomo_memory import LEAST_SLICES
-from centralslice.jobs.tomo_plan import plan_tomo, read_tilt_particles
+from centralslice.jobs.tomo.memory import LEAST_SLICES
+from centralslice.jobs.tomo.plan import plan_tomo, read_tilt_particles
 from centralslice.plugin.registry import shared_registry
 from centralslice_plugins.writers.mrc import MrcWriter
 
@@ -210,11 +210,11 @@ def little_memory(project):
 @pytest.mark.parametrize(
     ("which", "module", "name", "options"),
     [
-        (signal.SIGINT, "tomo_plan", "check_tilt_images", ()),
+        (signal.SIGINT, "tomo.plan", "check_tilt_images", ()),
         (signal.SIGINT, "accumulation", "insert_threaded", ("--checkpoint-every", "0")),
-        (signal.SIGINT, "tomo", "write_manifest", ()),
-        (signal.SIGKILL, "tomo", "half_map_fsc", ()),
-        (signal.SIGKILL, "tomo", "write_manifest", ()),
+        (signal.SIGINT, "tomo.job", "write_manifest", ()),
+        (signal.SIGKILL, "tomo.job", "half_map_fsc", ()),
+        (signal.SIGKILL, "tomo.job", "write_manifest", ()),
     ],
 )
 def test_interrupting_leaves_nothing_under_a_final_name(which, module, name, options, noisy, tmp_path):

@@ -21,8 +21,8 @@ import pytest
 from centralslice.cli import parser_for
 from centralslice.cli.tomo import settings_from
 from centralslice.jobs.run_tools import Launch
-from centralslice.jobs.tomo import run_tomo
-from centralslice.jobs.tomo_plan import plan_tomo, read_tilt_particles
+from centralslice.jobs.tomo.job import run_tomo
+from centralslice.jobs.tomo.plan import plan_tomo, read_tilt_particles
 from centralslice.plugin.registry import shared_registry
 from centralslice.runtime.communicator import run_in_process
 
@@ -295,7 +295,7 @@ def without_halves(tables):
 def test_an_interrupted_run_without_half_sets_goes_on(noisy, altered, attempt, tomo, monkeypatch):
     import signal
 
-    from centralslice.jobs import tomo_slices
+    from centralslice.jobs.tomo import slices as tomo_slices
 
     project = altered(noisy, without_halves)
     expected = tomo(project, *B).map()
@@ -345,7 +345,7 @@ def test_point_group_and_helix_are_multiplied_out(simulate, tomo, likeness):
 
 
 def test_an_unknown_symmetry_is_refused_before_any_work(noisy, refused, monkeypatch):
-    from centralslice.jobs import tomo_slices
+    from centralslice.jobs.tomo import slices as tomo_slices
 
     def never(self, rows):
         raise AssertionError("a window was read")

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import tifffile
 
-from centralslice.jobs.tilt_images import TiltImages
-from centralslice.jobs.tomo_slices import WindowReader
+from centralslice.jobs.tomo.slices import WindowReader
+from centralslice.jobs.tomo.tilt_images import TiltImages
 from centralslice.plugin.registry import shared_registry
 
 BOX = 96
@@ -110,7 +110,7 @@ def test_windows_are_cut_in_parts_of_few_pixels_of_the_images(project, monkeypat
     series = particles.series[0]
     tilt = np.tile(np.arange(len(series)), 12)
     with TiltImages(shared_registry()) as images:
-        monkeypatch.setattr("centralslice.jobs.tilt_images.MAPPED_BYTES", 2**21)
+        monkeypatch.setattr("centralslice.jobs.tomo.tilt_images.MAPPED_BYTES", 2**21)
         reader = WindowReader(None, images)
         parts = list(reader._parts(series, tilt, BOX))
         most = images.windows_at_once(series, BOX)

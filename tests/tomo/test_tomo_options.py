@@ -16,7 +16,7 @@ from centralslice.cli import main, parser_for
 from centralslice.data.volume import Volume
 from centralslice.fourier.shells import soft_sphere
 from centralslice.geometry.gaussians import GaussianPhantom
-from centralslice.jobs.tomo_taper import taper
+from centralslice.jobs.tomo.taper import taper
 from centralslice_plugins.writers.mrc import MrcWriter
 
 B = ("--b", "32")

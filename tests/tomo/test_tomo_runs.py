@@ -16,9 +16,9 @@ from centralslice.cli import main, parser_for
 from centralslice.cli.tomo import settings_from
 from centralslice.jobs import accumulation
 from centralslice.jobs.run_tools import Launch
-from centralslice.jobs.tomo import run_tomo
-from centralslice.jobs.tomo_memory import LEAST_SLICES, MemoryChoice
-from centralslice.jobs.tomo_plan import plan_tomo, read_tilt_particles
+from centralslice.jobs.tomo.job import run_tomo
+from centralslice.jobs.tomo.memory import LEAST_SLICES, MemoryChoice
+from centralslice.jobs.tomo.plan import plan_tomo, read_tilt_particles
 from centralslice.plugin.registry import shared_registry
 from centralslice.runtime.communicator import Serial, run_in_process
 from centralslice_plugins.reconstructors.kaiser_bessel import KaiserBessel

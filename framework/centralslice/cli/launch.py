@@ -196,8 +196,8 @@ def _memory(given: argparse.Namespace, parsed: argparse.Namespace) -> int | None
         return None
     from centralslice.cli.make3d import settings_from
     from centralslice.cli.options import open_registry
-    from centralslice.jobs.make3d_plan import plan_make3d, read_particles
-    from centralslice.jobs.shift_convention import resolve_shift_convention
+    from centralslice.jobs.make3d.plan import plan_make3d, read_particles
+    from centralslice.jobs.make3d.shift_convention import resolve_shift_convention
 
     settings, registry = settings_from(parsed), open_registry()
     try:

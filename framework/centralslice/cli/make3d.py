@@ -23,9 +23,9 @@ from centralslice.errors import ParameterError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from centralslice.jobs.make3d_plan import Make3dPlan
-    from centralslice.jobs.make3d_result import Make3dResult
-    from centralslice.jobs.make3d_settings import ConventionChoice, Make3dSettings, SeedSettings
+    from centralslice.jobs.make3d.plan import Make3dPlan
+    from centralslice.jobs.make3d.result import Make3dResult
+    from centralslice.jobs.make3d.settings import ConventionChoice, Make3dSettings, SeedSettings
     from centralslice.jobs.run_tools import Launch
     from centralslice.jobs.selection import SelectionRules
     from centralslice.plugin.registry import Registry
@@ -173,7 +173,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _compute(plan: Make3dPlan, registry: Registry, launch: Launch) -> list[str] | None:
-    from centralslice.jobs.make3d import run_make3d
+    from centralslice.jobs.make3d.job import run_make3d
 
     result = run_make3d(plan, registry, launch)
     return None if result is None else report_lines(plan.outputs.merged, result)
@@ -182,8 +182,8 @@ def _compute(plan: Make3dPlan, registry: Registry, launch: Launch) -> list[str] 
 def _plan(arguments: argparse.Namespace, registry: Registry, hosts: Sequence[Host]) -> Make3dPlan:
     """The plan, made by the master alone."""
     from centralslice.jobs.layout import layout_notes
-    from centralslice.jobs.make3d_plan import plan_make3d, read_particles
-    from centralslice.jobs.shift_convention import resolve_shift_convention
+    from centralslice.jobs.make3d.plan import plan_make3d, read_particles
+    from centralslice.jobs.make3d.shift_convention import resolve_shift_convention
 
     settings = settings_from(arguments)
     convention, note = resolve_shift_convention(settings, registry)
@@ -220,7 +220,7 @@ def settings_from(arguments: argparse.Namespace) -> Make3dSettings:
         For options that exclude each other or are out of range.
     """
     from centralslice.cli.checkpoint import folder_of
-    from centralslice.jobs.make3d_settings import Make3dSettings
+    from centralslice.jobs.make3d.settings import Make3dSettings
 
     given = arguments
     _check(given)
@@ -292,7 +292,7 @@ def _selection(given: argparse.Namespace) -> SelectionRules:
 
 
 def _seed(given: argparse.Namespace) -> SeedSettings | None:
-    from centralslice.jobs.make3d_settings import SeedSettings
+    from centralslice.jobs.make3d.settings import SeedSettings
 
     if given.seedmap is None:
         return None

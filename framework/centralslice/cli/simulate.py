@@ -12,7 +12,7 @@ from centralslice.errors import ParameterError
 
 if TYPE_CHECKING:
     from centralslice.geometry.gaussians import GaussianPhantom
-    from centralslice.jobs.simulate import SimulationOutputs, SimulationSettings
+    from centralslice.jobs.simulate.particles import SimulationOutputs, SimulationSettings
     from centralslice.plugin.registry import Registry
 
 SUMMARY = "make a particle stack, or tilt series with particles, with a known true map"
@@ -113,7 +113,7 @@ def _add_imaging(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Make and write the particles."""
-    from centralslice.jobs.simulate import check_fits, write_simulation
+    from centralslice.jobs.simulate.particles import check_fits, write_simulation
 
     _set_defaults(arguments)
     if arguments.tomo:
@@ -140,7 +140,7 @@ def _set_defaults(arguments: argparse.Namespace) -> None:
 
 
 def _settings(arguments: argparse.Namespace) -> SimulationSettings:
-    from centralslice.jobs.simulate import SimulationSettings
+    from centralslice.jobs.simulate.particles import SimulationSettings
 
     if arguments.no_ctf and arguments.defocus is not None:
         raise ParameterError("--no-ctf and --defocus exclude each other; leave one out")
@@ -168,7 +168,7 @@ def _settings(arguments: argparse.Namespace) -> SimulationSettings:
 def _outputs(arguments: argparse.Namespace, registry: Registry) -> SimulationOutputs:
     """Files and writers, after looking whether they may be written."""
     from centralslice.data.files import refuse_existing
-    from centralslice.jobs.simulate import SimulationOutputs
+    from centralslice.jobs.simulate.particles import SimulationOutputs
 
     table: Path = arguments.output
     if table.suffix.lower() != ".star":
@@ -185,7 +185,7 @@ def _outputs(arguments: argparse.Namespace, registry: Registry) -> SimulationOut
 
 
 def _object(arguments: argparse.Namespace, registry: Registry) -> GaussianPhantom:
-    from centralslice.jobs.simulate_object import ObjectSettings, make_object
+    from centralslice.jobs.simulate.object import ObjectSettings, make_object
 
     if arguments.resolution is not None and arguments.model is None:
         raise ParameterError("--resolution is that of --model; give --model FILE or leave it out")

@@ -10,8 +10,8 @@ from centralslice.errors import ParameterError
 
 if TYPE_CHECKING:
     from centralslice.geometry.gaussians import GaussianPhantom
-    from centralslice.jobs.simulate_tomo import TomoOutputs
-    from centralslice.jobs.simulate_tomo_settings import (
+    from centralslice.jobs.simulate.tomo import TomoOutputs
+    from centralslice.jobs.simulate.tomo_settings import (
         StoredAs,
         TiltScheme,
         TomoContent,
@@ -137,7 +137,7 @@ def _option(name: str) -> str:
 
 def run_tomo(arguments: argparse.Namespace, phantom: GaussianPhantom, registry: Registry) -> int:
     """Make and write a project."""
-    from centralslice.jobs.simulate_tomo import write_tomo_project
+    from centralslice.jobs.simulate.tomo import write_tomo_project
     from centralslice.runtime.threads import Threads, available_cores
 
     settings = tomo_settings(arguments)
@@ -160,7 +160,7 @@ def tomo_settings(arguments: argparse.Namespace) -> TomoSettings:
     ParameterError
         If an option is out of range or does not go with another.
     """
-    from centralslice.jobs.simulate_tomo_settings import TomoImages, TomoSettings
+    from centralslice.jobs.simulate.tomo_settings import TomoImages, TomoSettings
 
     _refuse_clashes(arguments)
     return TomoSettings(
@@ -220,7 +220,7 @@ def _stored_as(arguments: argparse.Namespace) -> StoredAs:
 
 
 def _content(arguments: argparse.Namespace) -> TomoContent:
-    from centralslice.jobs.simulate_tomo_settings import TomoContent
+    from centralslice.jobs.simulate.tomo_settings import TomoContent
 
     nx, ny = _or(arguments.image_size, _IMAGE_SIZE)
     x, y, z = _or(arguments.tomogram_size, (nx, ny, max(1, nx // _THICKNESS_OF_IMAGE)))
@@ -239,7 +239,7 @@ def _content(arguments: argparse.Namespace) -> TomoContent:
 
 
 def _scheme(arguments: argparse.Namespace) -> TiltScheme:
-    from centralslice.jobs.simulate_tomo_settings import TiltScheme
+    from centralslice.jobs.simulate.tomo_settings import TiltScheme
 
     low, high = _or(arguments.tilt_range, _TILTS_DEG)
     return TiltScheme(
@@ -256,7 +256,7 @@ def _scheme(arguments: argparse.Namespace) -> TiltScheme:
 
 
 def _optics(arguments: argparse.Namespace) -> TomoOptics:
-    from centralslice.jobs.simulate_tomo_settings import TomoOptics
+    from centralslice.jobs.simulate.tomo_settings import TomoOptics
 
     low, high = _or(arguments.defocus, _DEFOCUS_ANGST)
     return TomoOptics(
@@ -279,7 +279,7 @@ def _optics(arguments: argparse.Namespace) -> TomoOptics:
 
 
 def _outputs(arguments: argparse.Namespace, registry: Registry) -> TomoOutputs:
-    from centralslice.jobs.simulate_tomo import TomoOutputs
+    from centralslice.jobs.simulate.tomo import TomoOutputs
 
     folder: Path = arguments.output
     if folder.suffix:

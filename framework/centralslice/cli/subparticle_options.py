@@ -11,7 +11,7 @@ from centralslice.cli.running import checkpoint_seconds, thread_count
 from centralslice.errors import ParameterError
 
 if TYPE_CHECKING:
-    from centralslice.jobs.subparticle_settings import (
+    from centralslice.jobs.subparticles.settings import (
         Centring,
         CopySettings,
         CropSettings,
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
         SubparticleSettings,
         SubtractionSettings,
     )
-    from centralslice.jobs.subparticle_source import SourceRequest
+    from centralslice.jobs.subparticles.source import SourceRequest
 
 
 def settings_from(given: argparse.Namespace) -> SubparticleSettings:
@@ -31,7 +31,7 @@ def settings_from(given: argparse.Namespace) -> SubparticleSettings:
     ParameterError
         For options that exclude each other or are out of range.
     """
-    from centralslice.jobs.subparticle_settings import NO_OUTPUT, SubparticleSettings
+    from centralslice.jobs.subparticles.settings import NO_OUTPUT, SubparticleSettings
 
     _check(given)
     return SubparticleSettings(
@@ -47,7 +47,7 @@ def settings_from(given: argparse.Namespace) -> SubparticleSettings:
 
 
 def _source(given: argparse.Namespace) -> SourceRequest:
-    from centralslice.jobs.subparticle_source import SourceRequest
+    from centralslice.jobs.subparticles.source import SourceRequest
 
     compat = given.compat is not None
     whole = None if given.maskall is None or given.maskall.lower() == "none" else Path(given.maskall)
@@ -60,7 +60,7 @@ def _source(given: argparse.Namespace) -> SourceRequest:
 
 
 def _masks(given: argparse.Namespace) -> MaskSettings:
-    from centralslice.jobs.subparticle_settings import MaskSettings
+    from centralslice.jobs.subparticles.settings import MaskSettings
 
     whole = given.maskall is None or given.maskall.lower() != "none"
     return MaskSettings(
@@ -69,7 +69,7 @@ def _masks(given: argparse.Namespace) -> MaskSettings:
 
 
 def _copies(given: argparse.Namespace) -> CopySettings:
-    from centralslice.jobs.subparticle_settings import CopySettings
+    from centralslice.jobs.subparticles.settings import CopySettings
 
     helix = (given.twist, given.rise, given.asu) if given.helix else None
     compat = given.compat is not None
@@ -81,7 +81,7 @@ def _copies(given: argparse.Namespace) -> CopySettings:
 
 def _cosets(text: str) -> float | None:
     """The overlap above which masks are one region."""
-    from centralslice.jobs.subparticle_symmetry import SAME_REGION
+    from centralslice.jobs.subparticles.symmetry import SAME_REGION
 
     if text in ("auto", "off"):
         return SAME_REGION if text == "auto" else None
@@ -97,13 +97,13 @@ def _cosets(text: str) -> float | None:
 
 
 def _filters(given: argparse.Namespace) -> FilterSettings:
-    from centralslice.jobs.subparticle_settings import FilterSettings
+    from centralslice.jobs.subparticles.settings import FilterSettings
 
     return FilterSettings(given.unique, given.mindist, given.side, given.top)
 
 
 def _subtraction(given: argparse.Namespace) -> SubtractionSettings:
-    from centralslice.jobs.subparticle_settings import SubtractionSettings
+    from centralslice.jobs.subparticles.settings import SubtractionSettings
 
     flipped = None if given.phase_flipped is None else given.phase_flipped == "yes"
     return SubtractionSettings(
@@ -113,7 +113,7 @@ def _subtraction(given: argparse.Namespace) -> SubtractionSettings:
 
 
 def _crop(given: argparse.Namespace) -> CropSettings:
-    from centralslice.jobs.subparticle_settings import CropSettings
+    from centralslice.jobs.subparticles.settings import CropSettings
 
     centre, in_angst = _centre(given)
     return CropSettings(
@@ -165,7 +165,7 @@ def _vectors(given: argparse.Namespace) -> tuple[tuple[float, float, float], ...
     if given.vectors is None:
         return ()
     if given.vectors.lower().endswith(".cmm"):
-        from centralslice.jobs.subparticle_vectors import read_cmm
+        from centralslice.jobs.subparticles.vectors import read_cmm
 
         found = read_cmm(Path(given.vectors))
     else:

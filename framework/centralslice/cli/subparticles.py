@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from centralslice.jobs.run_tools import Launch
-    from centralslice.jobs.subparticle_plan import SubparticlePlan
+    from centralslice.jobs.subparticles.plan import SubparticlePlan
     from centralslice.plugin.registry import Registry
     from centralslice.runtime.hosts import Host
 
@@ -238,14 +238,14 @@ def _plan(arguments: argparse.Namespace, registry: Registry, hosts: Sequence[Hos
     """The plan, made by the master alone."""
     from centralslice.cli.subparticle_options import settings_from
     from centralslice.jobs.layout import layout_notes
-    from centralslice.jobs.subparticle_plan import plan_subparticles
+    from centralslice.jobs.subparticles.plan import plan_subparticles
 
     plan = plan_subparticles(settings_from(arguments), registry)
     return plan.with_notes(layout_notes(plan, hosts, "transformed maps"))
 
 
 def _compute(plan: SubparticlePlan, registry: Registry, launch: Launch) -> list[str] | None:
-    from centralslice.jobs.subparticles import run_subparticles
+    from centralslice.jobs.subparticles.job import run_subparticles
 
     result = run_subparticles(plan, registry, launch)
     if result is None:
@@ -257,7 +257,7 @@ def _compute(plan: SubparticlePlan, registry: Registry, launch: Launch) -> list[
 
 
 def _revert(given: argparse.Namespace, registry: Registry) -> int:
-    from centralslice.jobs.subparticle_revert import revert
+    from centralslice.jobs.subparticles.revert import revert
 
     if given.output is None:
         raise ParameterError("--revert: needs --output, the STAR file to write")

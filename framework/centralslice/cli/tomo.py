@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from centralslice.jobs.run_tools import Launch
-    from centralslice.jobs.tomo import TomoResult
-    from centralslice.jobs.tomo_plan import TomoPlan
-    from centralslice.jobs.tomo_settings import TomoSettings
+    from centralslice.jobs.tomo.job import TomoResult
+    from centralslice.jobs.tomo.plan import TomoPlan
+    from centralslice.jobs.tomo.settings import TomoSettings
     from centralslice.plugin.registry import Registry
     from centralslice.runtime.hosts import Host
 
@@ -156,7 +156,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _compute(plan: TomoPlan, registry: Registry, launch: Launch) -> list[str] | None:
-    from centralslice.jobs.tomo import run_tomo
+    from centralslice.jobs.tomo.job import run_tomo
 
     result = run_tomo(plan, registry, launch)
     return None if result is None else report_lines(plan, result)
@@ -165,7 +165,7 @@ def _compute(plan: TomoPlan, registry: Registry, launch: Launch) -> list[str] | 
 def _plan(arguments: argparse.Namespace, registry: Registry, hosts: Sequence[Host]) -> TomoPlan:
     """The plan, made by the master alone."""
     from centralslice.jobs.layout import layout_notes
-    from centralslice.jobs.tomo_plan import plan_tomo, read_tilt_particles, with_notes
+    from centralslice.jobs.tomo.plan import plan_tomo, read_tilt_particles, with_notes
 
     settings = settings_from(arguments)
     plan = plan_tomo(settings, registry, read_tilt_particles(settings, registry))
@@ -201,7 +201,7 @@ def settings_from(given: argparse.Namespace) -> TomoSettings:
     ParameterError
         For options that exclude each other or are out of range.
     """
-    from centralslice.jobs.tomo_settings import HelicalSettings, TiltRules, TomoSettings
+    from centralslice.jobs.tomo.settings import HelicalSettings, TiltRules, TomoSettings
 
     _check(given)
     relion = given.compat is not None

@@ -27,10 +27,10 @@ from centralslice.jobs.finish_maps import (
 )
 from centralslice.jobs.finish_plan import FinishPlan, rebuild_finish_plan
 from centralslice.jobs.half_map_fsc import half_map_fsc
-from centralslice.jobs.make3d_identity import FINISH, JOB, ROWS, check_side_files
-from centralslice.jobs.make3d_outputs import Writing, check_outputs, plan_outputs
-from centralslice.jobs.make3d_result import Make3dResult
-from centralslice.jobs.make3d_write import (
+from centralslice.jobs.make3d.identity import FINISH, JOB, ROWS, check_side_files
+from centralslice.jobs.make3d.outputs import Writing, check_outputs, plan_outputs
+from centralslice.jobs.make3d.result import Make3dResult
+from centralslice.jobs.make3d.write import (
     check_finite,
     norm_volume,
     output_volumes,

@@ -22,7 +22,7 @@ from centralslice.abc.reconstructor import (
 )
 from centralslice.conventions import FloatArray
 from centralslice.errors import CheckpointError
-from centralslice.jobs.make3d_settings import SeedSettings
+from centralslice.jobs.make3d.settings import SeedSettings
 from centralslice.plugin.registry import Registry
 from centralslice.runtime.exact_sums import SumsKind, SumsScheme
 

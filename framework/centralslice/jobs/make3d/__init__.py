@@ -1,0 +1,1 @@
+"""make3d: oriented images in, map out."""

@@ -1,0 +1,1 @@
+"""simulate: particles and tilt series with known truth."""

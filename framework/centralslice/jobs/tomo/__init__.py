@@ -1,0 +1,1 @@
+"""tomo: tilt series and particles in them in, maps out."""
