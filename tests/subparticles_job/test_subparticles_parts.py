@@ -23,6 +23,8 @@ from centralslice.plugin.registry import shared_registry
 from centralslice_plugins.readers.mrc import MrcReader
 from centralslice_plugins.writers.mrc import MrcWriter
 
+UNMAGNIFIED = np.array([[1.0, 0.0, 0.0, 1.0]])
+
 
 @pytest.mark.parametrize(
     ("name", "number", "angles"),
@@ -60,15 +62,20 @@ def test_poses_of_sub_particles_see_their_frame_where_the_parent_has_it(
     operators = numbered_operators("d3", shared_registry())
     candidates = make_candidates((np.arange(6), operators, np.zeros((6, 3))), centre, align_z=True)
     view = random_rotations(1, seed)
-    parents = Parents(np.array([4]), view, np.array([[3.0, -2.0]]), np.array([1.5]))
+    magnification = np.array([[1.02, 0.005], [-0.003, 0.98]])
+    parents = Parents(
+        np.array([4]), view, np.array([[3.0, -2.0]]), np.array([1.5]), magnification.reshape(1, 4)
+    )
     rows = rows_of(parents, candidates, np.arange(6)[None])
     point = np.random.default_rng(seed).normal(size=3)
     for row in range(6):
         frame = candidates.frames[row]
         in_map = operators[row] @ (frame.T @ point + centre[0])
-        seen = (view[0] @ in_map)[:2] + np.array([3.0, -2.0])
+        # the slice is read at M k: a point of the image plane is seen at its place times the transpose
+        seen = magnification.T @ (view[0] @ in_map)[:2] + np.array([3.0, -2.0])
         moved = seen / 1.5 + rows.move_px[row]
-        assert np.abs(moved - (rows.rotations[row] @ point)[:2] / 1.5 - rows.residual_px[row]).max() < 1e-9
+        of_frame = magnification.T @ (rows.rotations[row] @ point)[:2] / 1.5
+        assert np.abs(moved - of_frame - rows.residual_px[row]).max() < 1e-9
         assert np.abs(rows.residual_px[row]).max() <= 0.5
     if np.linalg.norm(centre) > 1e-3:
         assert np.allclose(candidates.frames[0] @ centre[0], [0, 0, np.linalg.norm(centre)])
@@ -76,7 +83,7 @@ def test_poses_of_sub_particles_see_their_frame_where_the_parent_has_it(
 
 def test_what_of_a_box_is_outside_is_counted() -> None:
     candidates = make_candidates((np.arange(1), np.eye(3)[None], np.zeros((1, 3))), np.array([[8.0, 0, 0]]))
-    parents = Parents(np.array([0]), np.eye(3)[None], np.zeros((1, 2)), np.array([1.0]))
+    parents = Parents(np.array([0]), np.eye(3)[None], np.zeros((1, 2)), np.array([1.0]), UNMAGNIFIED)
     rows = rows_of(parents, candidates, np.zeros((1, 1), int))
     assert rows.missing(32, 32) == pytest.approx(8 / 32)
     assert rows.missing(32, 16) == pytest.approx(0)

@@ -51,21 +51,38 @@ class Candidates:
 
 @dataclass(frozen=True, slots=True)
 class Parents:
-    """Some parents: ``numbers`` (p,), ``rotations`` (p, 3, 3), ``shifts_angst`` (p, 2), ``pixels_angst`` (p,)."""
+    """Some parents: where they are and how they were taken.
+
+    Attributes
+    ----------
+    numbers, rotations, shifts_angst
+        (p,), (p, 3, 3) and (p, 2).
+    pixels_angst
+        (p,) pixel sizes.
+    magnifications
+        (p, 4) matrices M, row by row. The slice of an image is read at M k, so a point at r in the image plane
+        of its pose is seen at Mᵀ r.
+    """
 
     numbers: IntArray
     rotations: FloatArray
     shifts_angst: FloatArray
     pixels_angst: FloatArray
+    magnifications: FloatArray
 
 
 def parents_of(particles: Particles, numbers: IntArray) -> Parents:
     """The poses of these particles."""
     pixels = np.array([group.pixel_size_angst for group in particles.optics])
+    matrices = np.array([group.magnification for group in particles.optics], np.float64)
+    groups = particles.optics_group[numbers]
     return Parents(
-        numbers, particles.rotations[numbers], particles.shifts_angst[numbers],
-        pixels[particles.optics_group[numbers]],
-    )  # fmt: skip
+        numbers,
+        particles.rotations[numbers],
+        particles.shifts_angst[numbers],
+        pixels[groups],
+        matrices[groups],
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,13 +159,21 @@ def rows_of(parents: Parents, candidates: Candidates, choice: IntArray) -> Rows:
     views = np.repeat(parents.rotations, each, axis=0)
     placed = _times(views, centre[flat])
     pixels = np.repeat(parents.pixels_angst, each)[:, None]
-    position = (placed[:, :2] + np.repeat(parents.shifts_angst, each, axis=0)) / pixels
+    seen = _seen(placed, np.repeat(parents.magnifications, each, axis=0))
+    position = (seen + np.repeat(parents.shifts_angst, each, axis=0)) / pixels
     move = -round_half_away(position) if candidates.recentred else np.zeros(position.shape, np.int64)
     turned = candidates.rotations @ np.swapaxes(candidates.frames, 1, 2)
     return Rows(
         np.repeat(parents.numbers, each), flat, views @ turned[flat], position, move, position + move,
         placed[:, 2], _directions(views, placed),
     )  # fmt: skip
+
+
+def _seen(placed: FloatArray, magnifications: FloatArray) -> FloatArray:
+    """(m, 2) Mᵀ (x, y) of (m, 3) points in the frame of their image."""
+    x, y = placed[:, 0], placed[:, 1]
+    m00, m01, m10, m11 = magnifications.T
+    return np.stack([m00 * x + m10 * y, m01 * x + m11 * y], axis=1)
 
 
 def _times(matrices: FloatArray, vectors: FloatArray) -> FloatArray:
