@@ -17,6 +17,9 @@ SUMS_BYTES_PER_IMAGE = 2**18
 WANTED_BLOCKS = 256
 #: Integer sums have head-room for a piece: the more of a run is in one piece, the coarser their quantum.
 LEAST_PIECES = 8
+#: CPU seconds at this box, as the benchmarks measure them: of preparing a slice, of inserting a copy of it, of
+#: finishing a map; and of starting. They grow with the box, inserting and finishing faster for want of cache.
+REFERENCE_BOX, PREPARE_S, INSERT_S, FINISH_S, START_S = 128, 9e-5, 3e-4, 0.8, 2.0
 #: The interpreter and its libraries, as measured after import.
 BASE_BYTES = 220 * 2**20
 
@@ -44,6 +47,27 @@ def images_of_block(count: int, piece: int, sums_bytes: int, kind: SumsKind) -> 
         return max(piece, 1024)  # the totals are gone through once a block
     worthwhile = max(32, sums_bytes // SUMS_BYTES_PER_IMAGE)
     return int(min(piece, max(worthwhile, math.ceil(count / WANTED_BLOCKS))))
+
+
+def estimated_time(slices: int, size: int, copies: int, maps: int, threads: int) -> str:
+    """About how long a run of the default method takes, for display.
+
+    Parameters
+    ----------
+    slices, size, copies
+        How many of how many pixels, under how many operators each.
+    maps
+        How many are finished.
+    threads
+        Of all ranks together.
+    """
+    area, volume = (size / REFERENCE_BOX) ** 2, (size / REFERENCE_BOX) ** 3
+    work = slices * (PREPARE_S * area + copies * INSERT_S * volume) + maps * FINISH_S * volume
+    seconds = START_S + work / threads
+    for unit, length in (("h", 3600.0), ("min", 60.0)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} s"
 
 
 def check_memory(needed: int, smaller: str) -> None:

@@ -21,6 +21,7 @@ from centralslice.jobs.budget import (
     BASE_BYTES,
     LEAST_PIECES,
     check_memory,
+    estimated_time,
     images_at_a_time,
     images_of_block,
     piece_bytes,
@@ -141,6 +142,13 @@ class Make3dPlan:
     def _piece_bytes(self) -> int:
         return piece_bytes(self.geometry, self.piece_images)
 
+    def _time(self) -> str:
+        rounds = self.sums.passes * (2 if self.has_halves and self.sums.passes > 1 else 1)
+        return estimated_time(
+            len(self.particles) * rounds, self.slice_size, len(self.copies.rotations),
+            3 if self.has_halves else 1, self.settings.threads,
+        )  # fmt: skip
+
     def lines(self) -> list[str]:
         """What ``--dry-run`` prints."""
         settings, geometry = self.settings, self.geometry
@@ -160,6 +168,7 @@ class Make3dPlan:
             f"{_if_widened(self)})",
             f"sums       {self.sums_kind}; blocks of {self.block_images} images",
             f"threads    {settings.threads}",
+            f"time       about {self._time()} on one rank, by the benchmarks' cost of a core",
             *(f"note       {note}" for note in self.notes),
             *(f"output     {path}" for path in self.outputs.all()),
         ]

@@ -17,7 +17,7 @@ from centralslice.fourier.tilt_slices import TiltCtfMode, TiltSettings
 from centralslice.fourier.windows import Background, window_size
 from centralslice.geometry.groups import operator_product
 from centralslice.geometry.rotations import rotation_z
-from centralslice.jobs.budget import check_memory, images_of_block
+from centralslice.jobs.budget import check_memory, estimated_time, images_of_block
 from centralslice.jobs.copies import CopyRules, plan_copies
 from centralslice.jobs.finish_plan import FinishPlan
 from centralslice.jobs.tomo.memory import ImageBytes, MemoryChoice, TomoMemory
@@ -97,6 +97,14 @@ class TomoPlan:
             "" if widened == self.memory_bytes else f"; up to {widened / 1e9:.2f} GB if sums outgrow 32 bits"
         )
 
+    def _time(self) -> str:
+        finishing = self.finishing
+        rounds = finishing.sums.passes * (2 if finishing.halves and finishing.sums.passes > 1 else 1)
+        return estimated_time(
+            int(self.selection.counts.sum()) * rounds, finishing.geometry.image_size,
+            len(self.slicing.copies.rotations), len(self.outputs.labels), self.settings.threads,
+        )  # fmt: skip
+
     def lines(self) -> list[str]:
         """What ``--dry-run`` prints."""
         selection, finishing, geometry = self.selection, self.finishing, self.finishing.geometry
@@ -119,6 +127,7 @@ class TomoPlan:
             f"finish {finishing.sums.finish_bytes / 1e9:.2f} GB{self._if_widened()})",
             f"sums       {finishing.sums_kind}; blocks of about {self.block_slices} windows",
             f"threads    {self.settings.threads}",
+            f"time       about {self._time()} on one rank, by the benchmarks' cost of a core",
             *(f"note       {note}" for note in self.notes),
             *(f"output     {path}" for path in self.outputs.all()),
         ]
