@@ -35,6 +35,10 @@ def make_reconstructor(settings: Make3dSettings, registry: Registry) -> Reconstr
     if settings.iteration_mask is not None and name != "iterative":
         raise ParameterError(f"--itermask: only for --iterative, not for mode '{name}'")
     made: Reconstructor = registry.create("reconstructor", spec)
+    if made.relion_tomo_slices:
+        raise ParameterError(
+            f"--mode {name}: is for windows of tilt series; use centralslice tomo --compat relion"
+        )
     return made
 
 
