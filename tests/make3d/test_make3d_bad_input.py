@@ -205,7 +205,8 @@ def test_wrong_numbers_of_tilt_angles(data, refused, tmp_path):
         (("--preprocess", "mask.soft:width"), "width"),
         (("--sym", "d0"), "d0"), (("--sym", "ico"), "ico"), (("--mode", "gauss_4"), "gauss_4"),
         (("--mode", "gauss_2:size=4"), "size"), (("--mode", "kaiser_bessel:width=wide"), "width"),
-        (("--mode", "kaiser_bessel:width=99"), "width"), (("--mode", "relion_tomo"), "centralslice tomo"), (("--ctf", "half"), "half"),
+        (("--mode", "kaiser_bessel:width=99"), "width"), (("--mode", "relion_tomo"), "centralslice tomo"),
+        (("--ctf", "half"), "half"),
         (("--setsf", "missing.txt"), "missing.txt"),
     ],
 )  # fmt: skip
