@@ -222,28 +222,13 @@ def plan_make3d(settings: Make3dSettings, registry: Registry, particles: Particl
     particles = by_half_set(selection.particles)
     if settings.use_ssnr and particles.ssnr is None:
         raise ParameterError(f"--usessnr: {settings.input} has no SSNR curves (class_ssnr)")
-    halves = settings.half_maps == "auto" and settings.selection.subset is None
-    halves = halves and bool(np.any(particles.half_set == 1)) and bool(np.any(particles.half_set == 2))
+    halves = _has_halves(settings, particles)
     _check_seed(settings, halves)
     outputs = plan_outputs(settings, halves)
     writer = check_outputs(outputs, _as_begun(settings, outputs), _inputs(settings, particles), registry)
     with StackPool(particles.image_files, registry) as pool:
         image_size = check_stacks(particles, pool).shape[0]
-    slice_size = padded_size(settings.pad, image_size)
-    voxel_size = particles.optics[0].pixel_size_angst
-    geometry = MapGeometry(
-        image_size=image_size,
-        slice_size=slice_size,
-        voxel_size_angst=voxel_size,
-        padded_size=volume_size(settings.padvol) or (slice_size if settings.pad else None),
-        precision=np.dtype(settings.precision),
-        max_radius=None if settings.maxres is None else image_size * voxel_size / settings.maxres,
-    )
-    if geometry.max_radius is not None and geometry.max_radius < 1:
-        raise ParameterError(
-            f"--maxres {settings.maxres:g}: coarser than the box of {image_size * voxel_size:g} Å, "
-            "nothing would be left"
-        )
+    geometry = _map_geometry(settings, image_size, particles.optics[0].pixel_size_angst)
     modes, ctf_notes = choose_ctf_modes(particles, settings)
     copies, grid_symmetry = plan_copies(
         (symmetry.rotations(), symmetry.translations_angst()), symmetry.is_group, reconstructor,
@@ -262,7 +247,7 @@ def plan_make3d(settings: Make3dSettings, registry: Registry, particles: Particl
         geometry=geometry,
         reconstructor=reconstructor,
         sums=sums,
-        slice_size=slice_size,
+        slice_size=geometry.slice_size,
         output_shape=output_shape(settings.outsize, image_size),
         ctf_modes=modes,
         symmetry=symmetry,
@@ -280,6 +265,31 @@ def plan_make3d(settings: Make3dSettings, registry: Registry, particles: Particl
     )
     check_memory(plan.memory_bytes, "--padvol, --pad or --outsize, --precision float32, or --half-maps no")
     return plan
+
+
+def _has_halves(settings: Make3dSettings, particles: Particles) -> bool:
+    """Whether half maps are made."""
+    wanted = settings.half_maps == "auto" and settings.selection.subset is None
+    return wanted and all(bool(np.any(particles.half_set == half)) for half in (1, 2))
+
+
+def _map_geometry(settings: Make3dSettings, image_size: int, voxel_size_angst: float) -> MapGeometry:
+    """The map of images of this box."""
+    box_angst = image_size * voxel_size_angst
+    slice_size = padded_size(settings.pad, image_size)
+    limit = None if settings.maxres is None else box_angst / settings.maxres
+    if limit is not None and limit < 1:
+        raise ParameterError(
+            f"--maxres {settings.maxres:g}: coarser than the box of {box_angst:g} Å, nothing would be left"
+        )
+    return MapGeometry(
+        image_size=image_size,
+        slice_size=slice_size,
+        voxel_size_angst=voxel_size_angst,
+        padded_size=volume_size(settings.padvol) or (slice_size if settings.pad else None),
+        precision=np.dtype(settings.precision),
+        max_radius=limit,
+    )
 
 
 def _as_begun(settings: Make3dSettings, outputs: Outputs) -> Make3dSettings:
