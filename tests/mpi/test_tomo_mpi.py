@@ -22,17 +22,17 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.mpi
 
 #: With these it takes long enough to be hit.
-LONG = ("--sym", "I", "--checkpoint-every", "0.1s")
-PARTICLES = 24
+LONG = ("--sym", "I", "--b", "64", "--checkpoint-every", "0.1s")
+PARTICLES = 48
 
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("project") / "tomo"
     made = [
-        *("simulate", "--tomo", "--output", str(folder), "--tomograms", "3", "--particles", "8"),
-        *("--image-size", "192", "192", "--tomogram-size", "192", "192", "48", "--box", "32", "--apix", "4"),
-        *("--radius", "34", "--tilt-step", "12", "--snr", "0.5", "--motion", "3", "--defocus", "1e4", "2e4"),
+        *("simulate", "--tomo", "--output", str(folder), "--tomograms", "3", "--particles", "16"),
+        *("--image-size", "288", "288", "--tomogram-size", "288", "288", "48", "--box", "32", "--apix", "4"),
+        *("--radius", "34", "--tilt-step", "4", "--snr", "0.5", "--motion", "3", "--defocus", "1e4", "2e4"),
     ]
     assert main(made) == 0
     return folder / "optimisation_set.star"
