@@ -122,11 +122,9 @@ def number_of(path: Path, content: Mapping[str, Any], key: str) -> float | None:
     if value is None or value == "":
         return None
     try:
-        if isinstance(value, (int, float, str)):
-            return float(value)
-    except (ValueError, OverflowError):
-        pass
-    raise FormatError(f"{path}: '{key}': expected a number, got '{str(value)[:40]}'")
+        return float(value)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise FormatError(f"{path}: '{key}': expected a number, got '{str(value)[:40]}'") from error
 
 
 def flag_of(content: Mapping[str, Any], key: str) -> bool:
